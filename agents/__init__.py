@@ -1,0 +1,1 @@
+"""One file a step of the pipeline, in data-flow order: plan, download, tally, callback, snapshot."""

@@ -1,0 +1,122 @@
+"""completions -> report, Step Functions, callbacks: writes the job's report, then answers the waiting state, once.
+
+A callback that fails never fails a job. What Step Functions said is kept in the ledger and published on `callbacks`; a completion that
+comes again (a crash in between, a replay) finds the answer in the ledger and stops there.
+"""
+
+import asyncio
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from agents.report import Reporter, write_with_retries
+from export_service.backoff import pauses, until_available
+from export_service.callbacks import Failure, Success, answer, cut
+from export_service.failures import CallbackDenied, CallbackInvalid, CallbackRefused, CallbackThrottled
+from export_service.messages import CallbackAnswered, CallbackOutcome, JobCompleted
+from export_service.ports import Clock, Ledger, Publisher, TaskCallback
+from export_service.redaction import fingerprint, redact
+from export_service.settings import Callback as CallbackSettings
+from streams.ack_window import Entry
+from streams.dead_letters import DeadLetters
+from streams.steps import Handle, Incoming
+from streams.topics import Topics
+
+
+class Answerer:
+    def __init__(self, callback: TaskCallback, ledger: Ledger, clock: Clock, settings: CallbackSettings, log: Any) -> None:
+        self._callback, self._ledger, self._clock, self._settings, self._log = callback, ledger, clock, settings, log
+        # Only the call itself holds a slot: a job that waits to try again holds nobody up.
+        self._slots = asyncio.Semaphore(settings.concurrency)
+
+    async def answer(self, completed: JobCompleted, report_uri: str | None) -> CallbackAnswered | None:
+        """Tell Step Functions; what it said, or None if nobody waits or was told already."""
+        job = completed.snapshot
+        attempt = await until_available(lambda: self._ledger.attempt(job.job_id, job.attempt), self._log)
+        if attempt is None or attempt.token is None or attempt.answer is not None:
+            return None
+        said = await self._send(completed, attempt.token, answer(job, self._settings.cause, report_uri))
+        await until_available(lambda: self._ledger.record_answer(said), self._log)
+        return said
+
+    async def _send(self, completed: JobCompleted, token: str, payload: Success | Failure) -> CallbackAnswered:
+        job, tries, maybe_accepted = completed.snapshot, 0, False
+        for pause in pauses(self._settings.backoff_seconds, self._settings.max_backoff_seconds):
+            tries += 1
+            call: Literal["SendTaskSuccess", "SendTaskFailure"] = "SendTaskFailure"
+            try:
+                async with self._slots:
+                    if isinstance(payload, Success):
+                        call = "SendTaskSuccess"
+                        await self._callback.success(token, payload.output)
+                    else:
+                        await self._callback.failure(token, payload.error, payload.cause)
+                kind = "success" if call == "SendTaskSuccess" else "failure"
+                self._log.info(
+                    f"Sent Step Functions {kind} callback for job {job.job_id}", jobId=job.job_id, taskToken=redact(token)
+                )
+                return self._answered(completed, token, call, CallbackOutcome.SENT, None, tries)
+            except CallbackRefused as error:
+                # The answer to an earlier try may have been lost on its way to us: then the refused token is one we used.
+                outcome = CallbackOutcome.DUPLICATE if maybe_accepted else CallbackOutcome.ORPHANED
+                if outcome is CallbackOutcome.ORPHANED:
+                    self._failed(completed, error.code)
+                return self._answered(completed, token, call, outcome, error.code, tries)
+            except CallbackInvalid as error:
+                self._failed(completed, error.code)
+                if isinstance(payload, Failure):
+                    return self._answered(completed, token, call, CallbackOutcome.ORPHANED, error.code, tries)
+                payload = Failure("InvalidOutput", cut(f"Step Functions refused the job's output: {error}", 1000))
+            except CallbackThrottled as error:
+                maybe_accepted = True
+                self._log.warning("Step Functions callback will be retried", jobId=job.job_id, error=error.code, tries=tries)
+                await asyncio.sleep(pause)
+            except CallbackDenied as error:
+                self._failed(completed, error.code, wayOut="allow states:SendTaskSuccess and states:SendTaskFailure, in the token's Region")
+                await asyncio.sleep(self._settings.max_backoff_seconds)
+        raise AssertionError("pauses never end")
+
+    def _failed(self, completed: JobCompleted, code: str, **more: str) -> None:
+        job_id = completed.snapshot.job_id
+        self._log.error(f"Failed to send Step Functions callback for job {job_id}: {code}", jobId=job_id, error=code, **more)
+
+    def _answered(
+        self,
+        completed: JobCompleted,
+        token: str,
+        call: Literal["SendTaskSuccess", "SendTaskFailure"],
+        outcome: CallbackOutcome,
+        error: str | None,
+        tries: int,
+    ) -> CallbackAnswered:
+        job, now = completed.snapshot, self._clock.now()
+        latency = round((now - job.completed_at).total_seconds() * 1000) if job.completed_at else None
+        return CallbackAnswered(
+            job_id=job.job_id,
+            attempt=job.attempt,
+            call=call,
+            outcome=outcome,
+            error=error,
+            token=fingerprint(token),
+            tries=tries,
+            answered_at=now,
+            latency_ms=latency,
+        )
+
+
+def callback(
+    answerer: Answerer, reporter: Reporter, publisher: Publisher, dead_letters: DeadLetters, topics: Topics, log: Any
+) -> Handle:
+    async def handle(record: Incoming, entry: Entry) -> None:
+        try:
+            completed = JobCompleted.model_validate_json(record.value or b"")
+        except ValidationError as error:
+            return entry.after([await dead_letters.put(record, str(error))])
+        report_uri = await until_available(lambda: write_with_retries(reporter, completed, log), log)
+        said = await answerer.answer(completed, report_uri)
+        if said is None:
+            return entry.done()
+        key = said.job_id.encode()
+        return entry.after([await publisher.send(topics.callbacks.name, key, said.to_bytes())])
+
+    return handle

@@ -1,0 +1,122 @@
+"""The report of a job: one line a task, written beside its files when the job has ended, before anybody is told.
+
+The state of a job has only bitmaps, so the lines are read again from `results`, between the job's first event and the one that ended
+it. Of several outcomes of one task the report has the one that counts, as the fold does.
+"""
+
+import asyncio
+import csv
+import io
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from export_service.backoff import pauses
+from export_service.failures import TransferError
+from export_service.jobs import SHARD_TASKS, Shard
+from export_service.messages import JobCompleted, Outcome, ResultsRange, TaskResult, TaskResults
+from export_service.ports import Destinations
+
+Events = Callable[[str, ResultsRange], AsyncIterator[TaskResults]]
+"""Reads the TaskResults of one job in a range of `results`, in offset order."""
+
+FIELDS = ("index", "name", "url", "outcome", "bytes", "sha256", "attempts", "durationMs", "error", "message")
+_IN_MEMORY = 2_000
+"""Records of a range that are kept in memory and sorted by index (some 25 MB at 128 results each); a larger range is read twice,
+and its report is in the order of completion."""
+_CHUNK = 256 * 1024
+
+
+class Reporter:
+    def __init__(self, events: Events, destinations: Destinations) -> None:
+        self._events, self._destinations = events, destinations
+
+    async def write(self, completed: JobCompleted) -> None:
+        """Write `_report.jsonl` or `_report.csv`. Raises TransferError, Unavailable."""
+        snapshot = completed.snapshot
+        if not snapshot.report_uri or not snapshot.destination:
+            return
+        destination = self._destinations.at(snapshot.destination)
+        async with destination.create(snapshot.report_uri.rsplit("/", 1)[1]) as sink:
+            buffer = bytearray(_header(completed.report_format))
+            async for result in self._counting(completed):
+                buffer += _line(result, completed.report_format)
+                if len(buffer) >= _CHUNK:
+                    await sink.write(bytes(buffer))
+                    buffer.clear()
+            await sink.write(bytes(buffer))
+
+    async def _counting(self, completed: JobCompleted) -> AsyncIterator[TaskResult]:
+        """Each task's outcome that counts, once."""
+        job_id, events = completed.snapshot.job_id, completed.events
+        kept: list[TaskResults] | None = None
+        if events.last - events.first < _IN_MEMORY:
+            kept = [event async for event in self._events(job_id, events)]
+
+        async def read() -> AsyncIterator[TaskResult]:
+            async for event in _each(kept) if kept is not None else self._events(job_id, events):
+                for result in event.results:
+                    if result.index < (completed.snapshot.total_tasks or 0):
+                        yield result
+
+        best: dict[int, Shard] = {}
+        async for result in read():
+            number, bit = divmod(result.index, SHARD_TASKS)
+            best[number] = best.get(number, Shard()).join(*_bits(result.outcome, 1 << bit), 0)
+
+        def counts(result: TaskResult) -> bool:
+            number, bit = divmod(result.index, SHARD_TASKS)
+            mask, shard = 1 << bit, best[number]
+            succeeded, failed, cancelled = _bits(result.outcome, mask)
+            if not (shard.succeeded & succeeded or shard.failed & failed or shard.cancelled & cancelled):
+                return False
+            best[number] = Shard(shard.succeeded & ~mask, shard.failed & ~mask, shard.cancelled & ~mask)
+            return True
+
+        if kept is None:
+            async for result in read():
+                if counts(result):
+                    yield result
+            return
+        for result in sorted([result async for result in read() if counts(result)], key=lambda result: result.index):
+            yield result
+
+
+async def write_with_retries(reporter: Reporter, completed: JobCompleted, log: Any, tries: int = 4) -> str | None:
+    """The report's URI, or None if it cannot be written: that must not keep anybody waiting for the answer."""
+    for tried, pause in enumerate(pauses(0.5, 10), start=1):
+        try:
+            await reporter.write(completed)
+            return completed.snapshot.report_uri
+        except TransferError as error:
+            if not error.retryable or tried >= tries:
+                log.error("Cannot write the job's report", jobId=completed.snapshot.job_id, error=str(error))
+                return None
+            await asyncio.sleep(pause)
+    return None
+
+
+async def _each(events: list[TaskResults]) -> AsyncIterator[TaskResults]:
+    for event in events:
+        yield event
+
+
+def _bits(outcome: Outcome, mask: int) -> tuple[int, int, int]:
+    return (
+        mask if outcome is Outcome.SUCCEEDED else 0,
+        mask if outcome is Outcome.FAILED else 0,
+        mask if outcome is Outcome.CANCELLED else 0,
+    )
+
+
+def _header(form: str) -> bytes:
+    return (",".join(FIELDS) + "\r\n").encode() if form == "csv" else b""
+
+
+def _line(result: TaskResult, form: str) -> bytes:
+    fields = result.model_dump(mode="json", exclude={"v", "query"}, exclude_none=True)
+    if form == "jsonl":
+        return (json.dumps({name: fields[name] for name in FIELDS if name in fields}, ensure_ascii=False) + "\n").encode()
+    row = io.StringIO()
+    csv.writer(row).writerow([fields.get(name, "") for name in FIELDS])
+    return row.getvalue().encode()

@@ -1,0 +1,79 @@
+"""results -> tables -> snapshots and completions: folds every event of a job, and says once when the job has ended.
+
+The record is acked when its changelog writes and outputs are confirmed; records are pipelined, there is no round trip per record.
+A completion that was lost in a crash is sent again, because the record that caused it is not acked and folds to the same completion.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from export_service import jobs as folding
+from export_service.jobs import JobState, Step
+from export_service.messages import JobCompleted, ResultsRange, TaskResults, job_events
+from export_service.ports import Publisher
+from streams.ack_window import Entry
+from streams.dead_letters import DeadLetters
+from streams.steps import Handle, Incoming
+from streams.topics import Topics
+from tables.jobs import Jobs
+from tables.shards import Shards
+
+Flush = Callable[[], Awaitable[list["asyncio.Future[Any]"]]]
+"""Sends the tables' unsent changelog writes; the futures confirm them."""
+
+
+def tally(
+    jobs: Jobs,
+    shards: Shards,
+    flush: Flush,
+    publisher: Publisher,
+    dead_letters: DeadLetters,
+    topics: Topics,
+    snapshot_every: timedelta,
+) -> Handle:
+    async def handle(record: Incoming, entry: Entry) -> None:
+        try:
+            event = job_events.validate_json(record.value or b"")
+        except ValidationError as error:
+            return entry.after([await dead_letters.put(record, str(error))])
+        job_id = event.job_id if isinstance(event, TaskResults) else event.job.job_id
+        step = folding.fold(
+            jobs.get(job_id), event, record.offset, record.timestamp, lambda number: shards.get(job_id, number)
+        )
+        state, due = step.state, _snapshot_due(step, record, snapshot_every)
+        if due:
+            state = state.model_copy(update={"snapshot_at": record.timestamp})
+        if step.changed:
+            jobs.put(job_id, state)
+        for number, shard in step.shards.items():
+            shards.put(job_id, number, shard)
+        confirmations = await flush()
+        key = job_id.encode()
+        if due:
+            snapshot = folding.snapshot(job_id, state)
+            confirmations.append(await publisher.send(topics.snapshots.name, key, snapshot.to_bytes()))
+        if step.completes:
+            completed = _completed(job_id, state, record)
+            confirmations.append(await publisher.send(topics.completions.name, key, completed.to_bytes()))
+        return entry.after(confirmations)
+
+    return handle
+
+
+def _snapshot_due(step: Step, record: Incoming, every: timedelta) -> bool:
+    """At the end always; before that at most once per `every` of record time, so that a replay sends the same snapshots."""
+    last = step.state.snapshot_at
+    return step.completes or (step.changed and (last is None or record.timestamp - last >= every))
+
+
+def _completed(job_id: str, state: JobState, record: Incoming) -> JobCompleted:
+    return JobCompleted(
+        id=f"{job_id}:{state.attempt}",
+        snapshot=folding.snapshot(job_id, state),
+        report_format=state.job.report_format if state.job else "jsonl",
+        events=ResultsRange(partition=record.place.partition, first=state.first_offset, last=record.offset),
+    )

@@ -1,0 +1,1 @@
+"""The outside world: queues, stores, files, AWS. Nothing here knows Faust."""

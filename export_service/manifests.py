@@ -1,0 +1,99 @@
+"""Lists of files: JSON Lines, or CSV with a header row. Read as a stream, so a manifest may be larger than memory.
+
+An entry has `url` and optionally `name` (path below the destination; default: the last segment of the URL's path), `size` in bytes
+and `sha256` in hexadecimal. Other fields and columns are ignored. Blank lines are skipped. An empty manifest names no files.
+"""
+
+import csv
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from export_service.failures import PlanError
+
+MAX_LINE_BYTES = 1 << 20
+_COLUMNS = ("url", "name", "size", "sha256")
+
+
+class Entry(BaseModel):
+    """One file as a caller names it; `name` and `url` are not checked yet."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    url: str
+    name: str | None = None
+    size: Annotated[int | None, Field(ge=0)] = None
+    sha256: Annotated[str | None, Field(pattern=r"^[0-9a-fA-F]{64}$")] = None
+
+    @field_validator("name", "size", "sha256", mode="before")
+    @classmethod
+    def _empty_is_absent(cls, value: object) -> object:
+        return None if value == "" else value
+
+
+async def read(chunks: AsyncIterator[bytes], form: Literal["jsonl", "csv"]) -> AsyncIterator[tuple[int, Entry]]:
+    """(line number from 1, entry) of each file.
+
+    Raises:
+        PlanError: `line 7: size: Input should be a valid integer`.
+    """
+    header: list[str] | None = None
+    async for number, line in _lines(chunks):
+        if form == "jsonl":
+            yield number, _entry(number, _json(number, line))
+            continue
+        cells = _cells(number, line)
+        if header is None:
+            header = [cell.strip().lower() for cell in cells]
+            if "url" not in header:
+                raise PlanError(f"line {number}: the header row has no column 'url' (it has {', '.join(header)[:200]})")
+            continue
+        if len(cells) != len(header):
+            raise PlanError(f"line {number}: {len(cells)} columns, the header row has {len(header)}")
+        row = dict(zip(header, cells, strict=True))
+        yield number, _entry(number, {column: row.get(column, "") for column in _COLUMNS})
+
+
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, str]]:
+    rest, number = b"", 0
+    async for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        for raw in whole:
+            number += 1
+            if line := _decode(number, raw):
+                yield number, line
+        if len(rest) > MAX_LINE_BYTES:
+            raise PlanError(f"line {number + 1}: longer than {MAX_LINE_BYTES} bytes; is this a manifest, one file a line?")
+    if line := _decode(number + 1, rest):
+        yield number + 1, line
+
+
+def _decode(number: int, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+    except UnicodeDecodeError:
+        raise PlanError(f"line {number}: not UTF-8") from None
+
+
+def _json(number: int, line: str) -> object:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise PlanError(f"line {number}: not JSON ({error})") from None
+
+
+def _cells(number: int, line: str) -> list[str]:
+    try:
+        return next(csv.reader([line], strict=True))
+    except csv.Error as error:
+        raise PlanError(f"line {number}: not CSV ({error}); a quoted field must end on its own line") from None
+
+
+def _entry(number: int, fields: object) -> Entry:
+    try:
+        return Entry.model_validate(fields)
+    except ValidationError as error:
+        mistake = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in mistake["loc"]) or "entry"
+        raise PlanError(f"line {number}: {where}: {mistake['msg']}") from None

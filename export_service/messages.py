@@ -1,0 +1,254 @@
+"""The records on the topics, in flow order, and how they become bytes and come back.
+
+Every record is one JSON object in camelCase with a schema version `v` and, where a topic carries several kinds, a `type`.
+Changes are additive only: a reader ignores fields that it does not know. Times are ISO-8601 UTC with milliseconds.
+No record carries a task token, and no URL here carries its query: a query (it may be a signature) travels sealed, see `sealing`.
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter
+from pydantic.alias_generators import to_camel
+
+
+def iso_millis(when: datetime) -> str:
+    """`2025-01-15T10:30:00.000Z`, the one time format that leaves the process."""
+    return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def from_millis(millis: int) -> datetime:
+    """A Kafka record timestamp (ms since the epoch) as an aware datetime."""
+    return datetime.fromtimestamp(millis / 1000, UTC)
+
+
+Timestamp = Annotated[datetime, PlainSerializer(iso_millis, when_used="json")]
+
+
+class Record(BaseModel):
+    """Base of everything on a topic."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, serialize_by_alias=True, frozen=True, extra="ignore"
+    )
+    v: Literal[1] = 1
+
+    def to_bytes(self) -> bytes:
+        return self.model_dump_json(exclude_none=True).encode()
+
+
+class JobStatus(StrEnum):
+    """PENDING: accepted, plan not known yet. The last four are terminal."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    COMPLETED_WITH_FAILURES = "COMPLETED_WITH_FAILURES"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def terminal(self) -> bool:
+        return self not in (JobStatus.PENDING, JobStatus.RUNNING)
+
+
+class Outcome(StrEnum):
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+class FileSpec(Record):
+    """One file to export. `name` is the path below the destination; `query` is the sealed query of `url`."""
+
+    url: str
+    query: str | None = None
+    name: str
+    size: int | None = None
+    sha256: str | None = None
+
+
+class ManifestRef(Record):
+    """A list of files kept elsewhere."""
+
+    url: str
+    query: str | None = None
+    format: Literal["jsonl", "csv"]
+
+
+class JobInfo(Record):
+    """What every later step needs to know of a job, so that nobody has to look it up."""
+
+    job_id: str
+    attempt: int = 1
+    export_id: str
+    user_id: str
+    requested_at: Timestamp
+    destination: str
+    """Folder (`file://…/`) or `s3://bucket/prefix/` that the files and the report go to."""
+    report_format: Literal["jsonl", "csv"] = "jsonl"
+    has_task_token: bool = False
+    tolerated_failures: int = 0
+    tolerated_failure_percentage: float = 0.0
+    heartbeat_seconds: int | None = None
+    deadline_seconds: int | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class ExportRequested(Record):
+    """`requests`: plan this job. Exactly one of files, manifest and prefix is set."""
+
+    type: Literal["ExportRequested"] = "ExportRequested"
+    job: JobInfo
+    files: tuple[FileSpec, ...] | None = None
+    manifest: ManifestRef | None = None
+    prefix: str | None = None
+    message_id: str | None = None
+
+
+class Task(FileSpec):
+    """One file of a plan; `index` is its place in the plan, 0 … total-1."""
+
+    index: int
+
+
+class TaskBatch(Record):
+    """`tasks`: download these."""
+
+    type: Literal["TaskBatch"] = "TaskBatch"
+    job_id: str
+    attempt: int
+    destination: str
+    tasks: tuple[Task, ...]
+
+
+class JobPlanned(Record):
+    """`results`: the plan is complete; the job is `total_tasks` tasks."""
+
+    type: Literal["JobPlanned"] = "JobPlanned"
+    job: JobInfo
+    total_tasks: int
+
+
+class PlanFailed(Record):
+    """`results`: the job cannot be planned; `cause` is for the person who sent it."""
+
+    type: Literal["PlanFailed"] = "PlanFailed"
+    job: JobInfo
+    cause: str
+
+
+class TaskResult(Record):
+    """The outcome of one task. `error` is a failure class such as `HttpNotFound`, `message` one sentence without URL query."""
+
+    index: int
+    outcome: Outcome
+    name: str
+    url: str
+    bytes: int = 0
+    sha256: str | None = None
+    attempts: int = 1
+    duration_ms: int = 0
+    error: str | None = None
+    message: str | None = None
+
+
+class TaskResults(Record):
+    """`results`: outcomes of some tasks of one batch."""
+
+    type: Literal["TaskResults"] = "TaskResults"
+    job_id: str
+    attempt: int
+    results: tuple[TaskResult, ...]
+
+
+class JobSnapshot(Record):
+    """`snapshots`, and the DynamoDB item: what a person asks about a job. Newer means greater (attempt, version)."""
+
+    type: Literal["JobSnapshot"] = "JobSnapshot"
+    job_id: str
+    attempt: int
+    version: int
+    export_id: str | None = None
+    user_id: str | None = None
+    status: JobStatus
+    total_tasks: int | None = None
+    completed_tasks: int = 0
+    failed_tasks: int = 0
+    cancelled_tasks: int = 0
+    bytes: int = 0
+    requested_at: Timestamp | None = None
+    updated_at: Timestamp
+    completed_at: Timestamp | None = None
+    duration_ms: int | None = None
+    destination: str | None = None
+    report_uri: str | None = None
+    error: str | None = None
+    cause: str | None = None
+    has_task_token: bool = False
+
+
+class ResultsRange(Record):
+    """Where a job's events are on `results`: first and last offset (both inclusive) in one partition."""
+
+    partition: int
+    first: int
+    last: int
+
+
+class JobCompleted(Record):
+    """`completions`: the job ended. `id` is `job:attempt`, so receivers can drop a repeat."""
+
+    type: Literal["JobCompleted"] = "JobCompleted"
+    id: str
+    snapshot: JobSnapshot
+    report_format: Literal["jsonl", "csv"] = "jsonl"
+    events: ResultsRange
+
+
+class CallbackOutcome(StrEnum):
+    """SENT: accepted. DUPLICATE: ours was accepted earlier. ORPHANED: nobody waits for this token any more."""
+
+    SENT = "SENT"
+    DUPLICATE = "DUPLICATE"
+    ORPHANED = "ORPHANED"
+
+
+class CallbackAnswered(Record):
+    """`callbacks`: what Step Functions said. `token` is a fingerprint (first 12 hex digits of its SHA-256)."""
+
+    type: Literal["CallbackAnswered"] = "CallbackAnswered"
+    job_id: str
+    attempt: int
+    call: Literal["SendTaskSuccess", "SendTaskFailure"] | None = None
+    outcome: CallbackOutcome
+    error: str | None = None
+    token: str | None = None
+    tries: int = 0
+    answered_at: Timestamp
+    latency_ms: int | None = None
+    """From `completedAt` to the answer."""
+
+
+class DeadLetter(Record):
+    """`dead-letters`: a record or message that cannot be processed, whole but for its secrets."""
+
+    type: Literal["DeadLetter"] = "DeadLetter"
+    source: str
+    """`sqs:<queue name>` or `topic:partition:offset`."""
+    reason: str
+    job_id: str | None = None
+    message_id: str | None = None
+    receive_count: int | None = None
+    key: str | None = None
+    body: str | None = None
+    body_base64: str | None = None
+    """Set instead of `body` when the bytes are not UTF-8."""
+    told_step_functions: bool | None = None
+    at: Timestamp
+
+
+JobEvent = JobPlanned | PlanFailed | TaskResults
+job_events: TypeAdapter[JobEvent] = TypeAdapter(Annotated[JobEvent, Field(discriminator="type")])
+"""Reads one `results` record. Raises pydantic.ValidationError."""

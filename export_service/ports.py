@@ -1,0 +1,154 @@
+"""What the pipeline needs of the outside world. Each port has a real adapter in `connectors/` and one in `connectors/memory.py`.
+
+All methods are coroutines that may wait on the network and are safe to cancel at any await.
+A dependency that cannot be reached raises `failures.Unavailable`, unless a method says otherwise.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from export_service.messages import CallbackAnswered, JobSnapshot
+
+
+class Clock(Protocol):
+    def now(self) -> datetime: ...
+
+
+@dataclass(frozen=True)
+class QueueMessage:
+    """One SQS message in flight. `receipt` is the handle of this receive only."""
+
+    id: str
+    body: str
+    receipt: str
+    receive_count: int = 1
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+class RequestQueue(Protocol):
+    """The queue that asks for exports."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def receive(self) -> list[QueueMessage]:
+        """Long poll: up to 10 messages, or an empty list after the poll time."""
+
+    async def delete(self, message: QueueMessage) -> None:
+        """Returns when the queue has confirmed; several callers share one batch request."""
+
+    async def release(self, message: QueueMessage, delay_seconds: int = 0) -> None:
+        """Make the message visible again, at once or after a delay."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt of a job in the ledger. `token` is a bearer secret: it is hidden from repr and must not be logged."""
+
+    job_id: str
+    number: int
+    request_digest: str
+    token: str | None = field(default=None, repr=False)
+    published: bool = False
+    answer: CallbackAnswered | None = None
+    seal_key: bytes | None = field(default=None, repr=False)
+    """Opens the sealed URL queries of this job."""
+
+
+class Ledger(Protocol):
+    """Who asked for what with which token. The only place where a task token is kept."""
+
+    async def open_attempt(
+        self, job_id: str, token: str | None, request_digest: str, seal_key: bytes | None, now: datetime
+    ) -> Attempt:
+        """Find the attempt of this (job, token), or add the next one; two racing callers get the same one.
+
+        A known job whose digest differs returns the existing first attempt unchanged: compare `request_digest`.
+        """
+
+    async def mark_published(self, job_id: str, number: int) -> None:
+        """The request is on Kafka: a redelivered message has nothing left to do."""
+
+    async def attempt(self, job_id: str, number: int) -> Attempt | None: ...
+
+    async def seal_key(self, job_id: str) -> bytes | None:
+        """The key of the job's first attempt that has one."""
+
+    async def record_answer(self, answer: CallbackAnswered) -> None:
+        """Keep what Step Functions said, with the attempt."""
+
+
+class SnapshotStore(Protocol):
+    async def put(self, snapshot: JobSnapshot) -> bool:
+        """Write unless the stored (attempt, version) is as new or newer; True if written."""
+
+    async def get(self, job_id: str) -> JobSnapshot | None: ...
+
+
+class TaskCallback(Protocol):
+    """Answers a waiting Step Functions state. Raises the `CallbackError` family, never Unavailable."""
+
+    async def success(self, token: str, output: str) -> None: ...
+
+    async def failure(self, token: str, error: str, cause: str) -> None: ...
+
+
+class Download(Protocol):
+    """An open source file."""
+
+    @property
+    def size(self) -> int | None:
+        """Announced length in bytes, if the source announced one."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The content, exactly as the source has it (no content decoding). Raises TransferError."""
+
+
+class FileSource(Protocol):
+    """Reads files of one or more URL schemes."""
+
+    def open(self, url: str) -> AbstractAsyncContextManager[Download]:
+        """Raises TransferError with the class of the failure; `url` is whole, its query included."""
+
+    def list(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
+        """(url, size) of every object below a prefix, in key order. Raises PlanError where there is no listing."""
+
+
+class Sink(Protocol):
+    """A file being written. Invisible under its final name until the surrounding context ends without an exception."""
+
+    async def write(self, chunk: bytes) -> None: ...
+
+
+class Destination(Protocol):
+    """One job's destination folder or prefix."""
+
+    def uri(self, name: str) -> str: ...
+
+    def create(self, name: str, size: int | None = None) -> AbstractAsyncContextManager[Sink]:
+        """Write `name` (a checked relative path), replacing what is there, atomically. `size` is a hint. Raises TransferError."""
+
+
+class Destinations(Protocol):
+    def at(self, uri: str) -> Destination:
+        """The destination at a `file://` or `s3://` URI. Raises TransferError(retryable=False) for any other."""
+
+
+class Publisher(Protocol):
+    """Sends to Kafka."""
+
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        *,
+        partition: int | None = None,
+        headers: Mapping[str, bytes] | None = None,
+    ) -> "asyncio.Future[Any]":
+        """Queue a record; may wait for buffer space. The returned future is done when the broker has confirmed:
+        only that is delivery. It fails with Unavailable."""

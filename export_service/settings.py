@@ -1,0 +1,184 @@
+"""Every setting, with its meaning. Environment variables `EXPORT_<GROUP>_<NAME>`; AWS's own variables for AWS.
+
+`load()` reads and checks all of it at start and raises `SettingsError` with one sentence per mistake.
+A secret may be given as a file: `EXPORT_KAFKA_SASL_PASSWORD_FILE=/run/secrets/kafka`.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from export_service.failures import SettingsError
+
+ROLES = ("connector", "plan", "download", "tally", "callback", "snapshot")
+Role = Literal["connector", "plan", "download", "tally", "callback", "snapshot"]
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Kafka(Group):
+    bootstrap_servers: Annotated[str, Field(description="host:port, comma separated")] = "localhost:9092"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    ssl_cafile: Annotated[Path | None, Field(description="CA bundle for SSL; the system's when unset")] = None
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    replication_factor: Annotated[int, Field(ge=1, description="for topics that `topics declare` creates")] = 1
+    request_timeout_seconds: Annotated[
+        float, Field(gt=0, description="an unconfirmed record older than this stops the worker, which then replays")
+    ] = 60
+
+
+class Topics(Group):
+    prefix: str = "export."
+    partitions: Annotated[int, Field(ge=1, le=1000, description="of every state topic; fixed once chosen")] = 4
+    task_partitions: Annotated[int, Field(ge=1, le=10000, description="of `tasks`; may grow")] = 8
+    declare: Annotated[bool, Field(description="create missing topics at start; production uses `topics declare`")] = False
+
+
+class Queue(Group):
+    url: Annotated[str | None, Field(description="the SQS queue to take requests from")] = None
+    receivers: Annotated[int, Field(ge=1, le=64, description="concurrent long polls")] = 2
+    wait_seconds: Annotated[int, Field(ge=0, le=20, description="long-poll time")] = 20
+    max_in_flight: Annotated[int, Field(ge=1, description="messages received and not yet deleted")] = 100
+
+
+class Table(Group):
+    name: Annotated[str, Field(description="the DynamoDB table of ledger and snapshots")] = "export-jobs"
+    ttl_days: Annotated[int, Field(ge=1, description="items expire this long after their last change")] = 400
+
+
+class Plan(Group):
+    file_root: Annotated[
+        Path | None, Field(description="file:// manifests are read only below this folder; unset: refused")
+    ] = None
+    max_files: Annotated[int, Field(ge=1, description="files a job may have")] = 5_000_000
+
+
+class Download(Group):
+    concurrency: Annotated[int, Field(ge=1, description="files at a time in one worker")] = 64
+    attempts: Annotated[int, Field(ge=1, description="tries of one file, the first included")] = 4
+    timeout_seconds: Annotated[float, Field(gt=0, description="for one try of one file")] = 300
+    stall_seconds: Annotated[float, Field(gt=0, description="without a byte: the try is given up")] = 30
+    connect_seconds: Annotated[float, Field(gt=0)] = 10
+    max_bytes: Annotated[int, Field(gt=0, description="of one file")] = 5 * 1024**4
+    publish_seconds: Annotated[float, Field(gt=0, description="outcomes wait at most this long to be published")] = 0.5
+
+
+class Tally(Group):
+    store: Annotated[str, Field(description="Faust table store URL")] = "memory://"
+    snapshot_seconds: Annotated[float, Field(ge=0, description="least record time between two snapshots of a job")] = 0.5
+
+
+class Callback(Group):
+    cause: Annotated[Literal["json", "text"], Field(description="form of the failure's cause")] = "json"
+    concurrency: Annotated[int, Field(ge=1, description="answers under way at a time")] = 32
+    backoff_seconds: Annotated[float, Field(gt=0, description="first pause after a throttled answer; doubles, with jitter")] = 0.5
+    max_backoff_seconds: Annotated[float, Field(gt=0)] = 60
+
+
+class Worker(Group):
+    drain_seconds: Annotated[float, Field(gt=0, description="at SIGTERM: time to finish what is under way")] = 20
+    state_dir: Annotated[Path, Field(description="RocksDB stores and Faust's files")] = Path(".export-service/worker")
+    ack_window: Annotated[int, Field(ge=1, description="records under way per agent")] = 1000
+
+
+class Log(Group):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Annotated[Literal["auto", "json", "console"], Field(description="auto: console on a TTY, else json")] = "auto"
+
+
+class Aws(BaseSettings):
+    """AWS's own variables. Credentials are found by boto's chain (environment, profile, role); they are not read here."""
+
+    model_config = SettingsConfigDict(env_prefix="AWS_", extra="ignore", frozen=True)
+    region: Annotated[str | None, Field(description="AWS_REGION")] = None
+    default_region: str | None = None
+    endpoint: Annotated[str | None, Field(description="AWS_ENDPOINT: one endpoint for all services (LocalStack, moto)")] = None
+    endpoint_url: Annotated[str | None, Field(description="AWS_ENDPOINT_URL: the SDKs' own name for the same")] = None
+    endpoint_url_sqs: str | None = None
+    endpoint_url_sfn: str | None = None
+    endpoint_url_dynamodb: str | None = None
+    endpoint_url_s3: str | None = None
+
+    def endpoint_for(self, service: str) -> str | None:
+        """The endpoint of `sqs`, `stepfunctions`, `dynamodb` or `s3`; None is AWS itself. The service's own setting wins."""
+        own = "sfn" if service == "stepfunctions" else service
+        return getattr(self, f"endpoint_url_{own}") or self.endpoint_url or self.endpoint
+
+    @property
+    def region_name(self) -> str:
+        return self.region or self.default_region or "us-east-1"
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="EXPORT_", env_nested_delimiter="_", env_nested_max_split=1, extra="ignore", frozen=True
+    )
+    app_id: Annotated[str, Field(description="prefix of the consumer groups, one group a role")] = "export"
+    catalog: Annotated[
+        str | None, Field(description="URI template of a job's manifest, e.g. s3://exports/{exportId}/manifest.jsonl")
+    ] = None
+    destination: Annotated[str, Field(description="URI template of a job's destination folder")] = "file:./exports/{jobId}/"
+    destinations: Annotated[
+        Annotated[tuple[str, ...], NoDecode],
+        Field(description="prefixes a message's own destination may have, comma separated"),
+    ] = ("s3://",)
+    kafka: Kafka = Kafka()
+    topics: Topics = Topics()
+    queue: Queue = Queue()
+    table: Table = Table()
+    plan: Plan = Plan()
+    download: Download = Download()
+    tally: Tally = Tally()
+    callback: Callback = Callback()
+    worker: Worker = Worker()
+    log: Log = Log()
+    aws: Aws = Field(default_factory=Aws)
+
+    @field_validator("destinations", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part for part in value.split(",") if part) if isinstance(value, str) else value
+
+    @field_validator("catalog")
+    @classmethod
+    def _catalog(cls, value: str | None) -> str | None:
+        if value is not None and not value.endswith((".jsonl", ".csv")):
+            raise ValueError("must end in .jsonl or .csv, which says the manifest's format")
+        return value
+
+    @model_validator(mode="after")
+    def _sasl(self) -> "Settings":
+        if self.kafka.security_protocol.startswith("SASL") and not (self.kafka.sasl_username and self.kafka.sasl_password):
+            raise ValueError("KAFKA_SECURITY_PROTOCOL is SASL: set KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD (or _FILE) too")
+        return self
+
+
+def _read_secret_files() -> None:
+    """`EXPORT_X_FILE=path` sets `EXPORT_X` to the file's content; the way containers hand out secrets."""
+    for name, path in list(os.environ.items()):
+        if name.startswith("EXPORT_") and name.endswith("_FILE") and name.removesuffix("_FILE") not in os.environ:
+            try:
+                os.environ[name.removesuffix("_FILE")] = Path(path).read_text().strip()
+            except OSError as error:
+                raise SettingsError(f"{name}={path}: {error.strerror}") from None
+
+
+def load(**overrides: object) -> Settings:
+    """Settings from the environment. Raises SettingsError: each mistake names the variable, the value and what is wrong."""
+    _read_secret_files()
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = []
+        for mistake in error.errors():
+            name = "EXPORT_" + "_".join(str(part) for part in mistake["loc"]).upper()
+            given = "" if "password" in name.lower() or not mistake["loc"] else f"={mistake['input']!r}"
+            lines.append(f"{name.rstrip('_')}{given}: {mistake['msg']}")
+        raise SettingsError("\n".join(lines)) from None

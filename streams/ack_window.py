@@ -1,0 +1,152 @@
+"""The ordered ack window: which offset of each partition may be committed.
+
+Faust's own bookkeeping commits past records that are still under way (it forgives gaps), so we do not use it. Here a record is
+*admitted* when its agent takes it, *done* when all its outputs and changelog writes are confirmed, and the position of a partition is
+the first offset that is not done. Records finish in any order; the position moves over a contiguous prefix only.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, NamedTuple
+
+
+class Place(NamedTuple):
+    """A partition of a topic."""
+
+    topic: str
+    partition: int
+
+
+class LostRecord(Exception):
+    """The consumer skipped an offset. Committing past it would lose a record, so the process must stop and replay."""
+
+
+class _Partition:
+    __slots__ = ("admitted", "entries", "lost")
+
+    def __init__(self) -> None:
+        self.entries: deque[Entry] = deque()
+        self.admitted = -1
+        self.lost = False
+
+
+class Entry:
+    """One admitted record. Exactly one of `after(futures)` and `done()` is called, once."""
+
+    __slots__ = ("_open", "_partition", "_window", "finished", "offset", "place")
+
+    def __init__(self, window: "AckWindow", partition: _Partition, place: Place, offset: int) -> None:
+        self._window, self._partition, self.place, self.offset = window, partition, place, offset
+        self._open, self.finished = 0, False
+
+    @property
+    def lost(self) -> bool:
+        """The partition went to another worker; what is left of this record is that worker's work."""
+        return self._partition.lost
+
+    def done(self) -> None:
+        assert not self.finished, f"{self.place}@{self.offset} was finished twice"
+        self.finished = True
+        self._window._finished(self._partition)
+
+    def after(self, futures: Iterable["asyncio.Future[Any]"]) -> None:
+        """Done once all futures are. One that fails is fatal, and the record is never acked."""
+        pending = list(futures)
+        if not pending:
+            return self.done()
+        self._open = len(pending)
+        for future in pending:
+            future.add_done_callback(self._one_done)
+        return None
+
+    def _one_done(self, future: "asyncio.Future[Any]") -> None:
+        error = asyncio.CancelledError("output cancelled") if future.cancelled() else future.exception()
+        if error is not None:
+            return self._window.fail(error)
+        self._open -= 1
+        if not self._open:
+            self.done()
+        return None
+
+
+class AckWindow:
+    """All partitions of one agent.
+
+    Args:
+        limit: records under way at a time; `admit` waits when it is reached.
+        fatal: told once of an error after which nothing is acked any more.
+        compacted: topics whose offsets have holes by nature.
+    """
+
+    def __init__(self, limit: int, fatal: Callable[[BaseException], None], compacted: Collection[str] = ()) -> None:
+        self._limit, self._fatal, self._compacted = limit, fatal, compacted
+        self._partitions: dict[Place, _Partition] = {}
+        self._under_way = 0
+        self._moved = asyncio.Event()
+        self._failed = False
+
+    def __len__(self) -> int:
+        """Records under way."""
+        return self._under_way
+
+    async def admit(self, place: Place, offset: int) -> Entry | None:
+        """None if this record was admitted before: after a rebalance Kafka repeats what is not committed yet.
+
+        Raises LostRecord if the offset is not the next one.
+        """
+        while self._under_way >= self._limit:
+            self._moved.clear()
+            await self._moved.wait()
+        partition = self._partitions.setdefault(place, _Partition())
+        if offset <= partition.admitted:
+            return None
+        if partition.admitted >= 0 and offset != partition.admitted + 1 and place.topic not in self._compacted:
+            raise LostRecord(f"{place.topic}[{place.partition}]: offset {offset} came after {partition.admitted}")
+        entry = Entry(self, partition, place, offset)
+        partition.admitted = offset
+        partition.entries.append(entry)
+        self._under_way += 1
+        return entry
+
+    def position(self, place: Place) -> int | None:
+        """The offset to commit: the first one that is not done. None: nothing admitted since the partition came to us."""
+        partition = self._partitions.get(place)
+        if partition is None or partition.admitted < 0 or self._failed:
+            return None
+        return partition.entries[0].offset if partition.entries else partition.admitted + 1
+
+    def places(self) -> list[Place]:
+        return list(self._partitions)
+
+    def keep_only(self, assigned: Collection[Place]) -> None:
+        """Forget partitions that went to another worker."""
+        for place in self._partitions.keys() - set(assigned):
+            partition = self._partitions.pop(place)
+            partition.lost = True
+            self._under_way -= sum(not entry.finished for entry in partition.entries)
+        self._moved.set()
+
+    async def empty(self, timeout: float) -> bool:
+        """Wait until nothing is under way; False at the deadline (seconds)."""
+        try:
+            async with asyncio.timeout(timeout):
+                while self._under_way:
+                    self._moved.clear()
+                    await self._moved.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def fail(self, error: BaseException) -> None:
+        if not self._failed:
+            self._failed = True
+            self._fatal(error)
+
+    def _finished(self, partition: _Partition) -> None:
+        if partition.lost:
+            return
+        self._under_way -= 1
+        while partition.entries and partition.entries[0].finished:
+            partition.entries.popleft()
+        self._moved.set()

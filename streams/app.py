@@ -1,0 +1,146 @@
+"""A Faust app for one role, hardened by thin seams: `create_app(settings, role, ...)` gives a fresh one, there is no global.
+
+What differs from a plain Faust app, and why (P-numbers: docs/decisions/0002-faust-rules.md):
+- offsets come from our ack window, not from Faust's acks, which commit past gaps (P1, P4);
+- a role is a consumer group of its own, so that adding download workers never rebalances the tally's tables;
+- nothing is awaited without a deadline on revoke (P5); partitions that stay keep their records under way;
+- a step that raises stops the process instead of losing the record (P3, P4).
+"""
+
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+import faust
+from faust.auth import SASLCredentials, SSLCredentials
+from faust.transport.drivers.aiokafka import Consumer, Transport
+from faust.types import TP
+from mode.supervisors import CrashingSupervisor
+
+from export_service.failures import SettingsError
+from export_service.settings import Settings
+from streams.ack_window import AckWindow, Place
+
+REVOKE_SECONDS = 5.0
+"""How long a rebalance waits for records under way in a role with tables: they need a broker round trip, not a download.
+Without it, the next owner would fold those records again (harmless, but slow)."""
+
+
+class WindowConsumer(Consumer):
+    """Commits what the ack window says."""
+
+    window: AckWindow
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        for place in self.window.places():
+            tp = TP(place.topic, place.partition)
+            if topics is None or tp in topics or tp.topic in topics:
+                yield tp
+
+    def _new_offset(self, tp: TP) -> int | None:
+        return self.window.position(Place(tp.topic, tp.partition))
+
+
+class WindowTransport(Transport):
+    Consumer = WindowConsumer
+
+
+class ExportApp(faust.App):
+    """One role's app. `window` belongs to its one agent."""
+
+    window: AckWindow
+    on_failure: Callable[[BaseException], None]
+    revoke_seconds = 0.0
+
+    def _new_transport(self) -> WindowTransport:
+        return WindowTransport(self.conf.broker_consumer, self)
+
+    def _new_consumer(self) -> WindowConsumer:
+        consumer = cast(WindowConsumer, super()._new_consumer())
+        consumer.window = self.window
+        return consumer
+
+    async def _consumer_wait_empty(self, consumer: Any, logger: Any) -> None:  # noqa: ARG002
+        # Faust calls this on revoke and on stop, with buffers cleared and flow suspended: only admitted records are left.
+        await self.window.empty(self.revoke_seconds)
+        await consumer.commit()
+
+    async def crash(self, reason: BaseException) -> None:
+        self.on_failure(reason)
+        await super().crash(reason)
+
+
+class Generations:
+    """Keeps the window in step with the group: what is under way in a partition that stays, stays."""
+
+    def __init__(self, app: ExportApp) -> None:
+        self._app, self._last = app, 0
+
+    async def assigned(self, _: Any, assigned: set[TP], **__: Any) -> None:
+        generation = self._app.consumer_generation_id
+        # A generation without us means that somebody else may have worked on our partitions: nothing of ours counts.
+        missed = generation != self._last + 1
+        self._last = generation
+        self._app.window.keep_only([] if missed else [Place(tp.topic, tp.partition) for tp in assigned])
+
+
+def require_compiled_iterator() -> None:
+    """Raises SettingsError without Faust's compiled stream iterator: its Python twin acks stale records unprocessed (P10)."""
+    from faust import streams
+
+    if getattr(streams, "_CStreamIterator", None) is None:
+        raise SettingsError(
+            "Faust's compiled stream iterator is not loaded (NO_CYTHON is set, or faust-streaming came without its wheel); "
+            "unset NO_CYTHON or install a faust-streaming wheel for this Python"
+        )
+
+
+def create_app(settings: Settings, role: str, window: AckWindow, on_failure: Callable[[BaseException], None]) -> ExportApp:
+    """A Faust app in the consumer group `<app_id>-<role>`."""
+    require_compiled_iterator()
+    app = ExportApp(
+        f"{settings.app_id}-{role}",
+        broker=["kafka://" + server for server in settings.kafka.bootstrap_servers.split(",")],
+        broker_credentials=_credentials(settings),
+        datadir=settings.worker.state_dir / role,
+        store=settings.tally.store,
+        processing_guarantee="at_least_once",
+        broker_commit_interval=1.0,
+        broker_commit_every=500,
+        broker_session_timeout=45.0,
+        broker_request_timeout=60.0,
+        consumer_auto_offset_reset="earliest",
+        stream_buffer_maxsize=256,
+        stream_wait_empty=False,
+        stream_publish_on_commit=False,
+        table_standby_replicas=0,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        topic_partitions=settings.topics.partitions,
+        agent_supervisor=CrashingSupervisor,
+        web_enabled=False,
+        web_tables_enabled=False,
+        worker_redirect_stdouts=False,
+        autodiscover=False,
+    )
+    app.window, app.on_failure = window, on_failure
+
+    generations = Generations(app)
+    app.on_partitions_assigned.connect(generations.assigned, weak=False)  # type: ignore[arg-type]  # keyword-only in Faust
+    return app
+
+
+def raw_topic(app: ExportApp, name: str, **options: Any) -> Any:
+    """A topic whose records reach the agent as bytes: what does not decode is ours to put among the dead letters."""
+    return app.topic(name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw", **options)
+
+
+def _credentials(settings: Settings) -> SASLCredentials | SSLCredentials | None:
+    kafka = settings.kafka
+    context = None
+    if kafka.security_protocol.endswith("SSL"):
+        context = ssl.create_default_context(cafile=str(kafka.ssl_cafile) if kafka.ssl_cafile else None)
+    if kafka.security_protocol.startswith("SASL") and kafka.sasl_password:
+        options: Mapping[str, Any] = {"mechanism": kafka.sasl_mechanism, "ssl_context": context}
+        return SASLCredentials(username=kafka.sasl_username, password=kafka.sasl_password.get_secret_value(), **options)
+    return SSLCredentials(context) if context else None

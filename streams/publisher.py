@@ -1,0 +1,67 @@
+"""Confirmed publishing: one aiokafka producer a worker, and a future per record that is done when the broker has it.
+
+Faust's own `topic.send()` returns before delivery, and a failed delivery is a log line after which the offset still commits.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from export_service.failures import Unavailable
+from export_service.settings import Settings
+from streams.kafka_client import connection
+
+
+class KafkaPublisher:
+    """The Publisher port. `async with` starts and stops the producer; stopping sends what is queued."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._producer: AIOKafkaProducer | None = None
+
+    async def __aenter__(self) -> "KafkaPublisher":
+        producer = AIOKafkaProducer(
+            **connection(self._settings),
+            acks="all",
+            compression_type="lz4",
+            # Records of one loop turn leave together; 2 ms more make a result's changelog and outputs share requests.
+            linger_ms=2,
+            max_batch_size=256 * 1024,
+            request_timeout_ms=int(self._settings.kafka.request_timeout_seconds * 1000),
+        )
+        try:
+            await producer.start()
+        except KafkaError as error:
+            await producer.stop()
+            raise self._unavailable(error) from None
+        self._producer = producer
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._producer is not None:
+            await self._producer.stop()
+
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        *,
+        partition: int | None = None,
+        headers: Mapping[str, bytes] | None = None,
+    ) -> "asyncio.Future[Any]":
+        assert self._producer is not None, "used outside `async with`"
+        try:
+            sent: asyncio.Future[Any] = await self._producer.send(
+                topic, value, key=key, partition=partition, headers=list(headers.items()) if headers else None
+            )
+        except KafkaError as error:
+            raise self._unavailable(error) from None
+        return sent
+
+    def _unavailable(self, error: Exception) -> Unavailable:
+        detail = f"{self._settings.kafka.bootstrap_servers}: {type(error).__name__}"
+        return Unavailable("Kafka", "EXPORT_KAFKA_BOOTSTRAP_SERVERS", detail)

@@ -1,0 +1,80 @@
+"""How a step reads its topic: one Faust agent, concurrency 1, and our ack window in front of the step's own concurrency.
+
+A step is a function `handle(record, entry)`. It either finishes what it does before it returns (tally), or keeps the entry and
+finishes it later (download), or runs beside its neighbours (`concurrent`: plan, callback, snapshot).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from export_service.messages import from_millis
+from streams.ack_window import AckWindow, Entry, Place
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One record as bytes. `timestamp` is the record's own."""
+
+    place: Place
+    offset: int
+    timestamp: datetime
+    key: bytes | None
+    value: bytes | None
+
+    def __str__(self) -> str:
+        return f"{self.place.topic}:{self.place.partition}:{self.offset}"
+
+
+Handle = Callable[[Incoming, Entry], Awaitable[None]]
+
+
+def step_agent(window: AckWindow, handle: Handle) -> Callable[[Any], Coroutine[Any, Any, None]]:
+    """The Faust agent function of a step. What escapes `handle` stops the worker: offsets stay, the record replays."""
+
+    async def agent(stream: Any) -> None:
+        try:
+            async for event in stream.noack().events():
+                message = event.message
+                place = Place(message.topic, message.partition)
+                entry = await window.admit(place, message.offset)
+                if entry is not None:
+                    at = from_millis(round(message.timestamp * 1000))
+                    await handle(Incoming(place, message.offset, at, message.key, message.value), entry)
+        except Exception as error:
+            window.fail(error)
+            # Returning would let Faust restart the agent and take the next record.
+            await asyncio.Event().wait()
+
+    return agent
+
+
+class Concurrent:
+    """Runs a step's records beside each other, at most `limit` at a time."""
+
+    def __init__(self, window: AckWindow, handle: Handle, limit: int) -> None:
+        self._window, self._handle = window, handle
+        self._slots = asyncio.Semaphore(limit)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, record: Incoming, entry: Entry) -> None:
+        await self._slots.acquire()
+        task = asyncio.create_task(self._run(record, entry), name=f"step {record}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, record: Incoming, entry: Entry) -> None:
+        try:
+            await self._handle(record, entry)
+        except Exception as error:
+            self._window.fail(error)
+        finally:
+            self._slots.release()
+
+    async def stop(self) -> None:
+        """Cancel what is still running; its records are not acked and come again."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,0 +1,132 @@
+"""All topics, in flow order: the one manifest of names, partitions, retention and cleanup. Production never auto-creates.
+
+P is one fixed number for every state topic, because Faust joins a table's changelog partition to its source partition by number.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from export_service.failures import SettingsError, Unavailable
+from export_service.settings import Settings
+from streams.kafka_client import connection
+
+_DAY_MS = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True)
+class TopicSpec:
+    name: str
+    key: str
+    carries: str
+    partitions: int
+    retention_days: int | None = 14
+    compacted: bool = False
+
+    @property
+    def config(self) -> Mapping[str, str]:
+        if self.compacted:
+            # Compact only, never `compact,delete`: recovery waits for the last offset, and a deleted one never comes.
+            return {"cleanup.policy": "compact", "compression.type": "producer"}
+        days = self.retention_days or 14
+        return {"cleanup.policy": "delete", "retention.ms": str(days * _DAY_MS), "compression.type": "producer"}
+
+
+@dataclass(frozen=True)
+class Topics:
+    """The manifest, in flow order."""
+
+    requests: TopicSpec
+    tasks: TopicSpec
+    results: TopicSpec
+    snapshots: TopicSpec
+    completions: TopicSpec
+    callbacks: TopicSpec
+    cancellations: TopicSpec
+    dead_letters: TopicSpec
+    jobs_changelog: TopicSpec
+    shards_changelog: TopicSpec
+
+    def manifest(self) -> tuple[TopicSpec, ...]:
+        return tuple(getattr(self, spec.name) for spec in fields(self))
+
+    def compacted(self) -> frozenset[str]:
+        return frozenset(spec.name for spec in self.manifest() if spec.compacted)
+
+
+def topics(settings: Settings) -> Topics:
+    p, d = settings.topics.partitions, settings.topics.task_partitions
+
+    def name(short: str) -> str:
+        return settings.topics.prefix + short
+
+    def changelog(table: str) -> str:
+        return f"{settings.app_id}-tally-{table}-changelog"
+
+    return Topics(
+        requests=TopicSpec(name("requests"), "job", "ExportRequested", p),
+        tasks=TopicSpec(name("tasks"), "job:index", "TaskBatch", d),
+        results=TopicSpec(name("results"), "job", "JobPlanned, PlanFailed, TaskResults", p),
+        snapshots=TopicSpec(name("snapshots"), "job", "JobSnapshot", p, compacted=True),
+        completions=TopicSpec(name("completions"), "job", "JobCompleted", p),
+        callbacks=TopicSpec(name("callbacks"), "job", "CallbackAnswered", p, retention_days=90),
+        cancellations=TopicSpec(name("cancellations"), "job", "JobCancelled", 1, compacted=True),
+        dead_letters=TopicSpec(name("dead-letters"), "source key", "DeadLetter", p, retention_days=90),
+        jobs_changelog=TopicSpec(changelog("jobs"), "job", "JobState", p, compacted=True),
+        shards_changelog=TopicSpec(changelog("shards"), "job/shard", "Shard", p, compacted=True),
+    )
+
+
+async def declare(settings: Settings, manifest: Sequence[TopicSpec]) -> list[str]:
+    """Create the topics that are missing; the names of those created.
+
+    Raises:
+        Unavailable: no broker answers.
+        SettingsError: a topic exists with another number of partitions than a state topic may have.
+    """
+    admin = AIOKafkaAdminClient(**connection(settings))
+    try:
+        await admin.start()
+    except KafkaError as error:
+        raise _unreachable(settings, error) from None
+    try:
+        existing = set(await admin.list_topics())
+        missing = [spec for spec in manifest if spec.name not in existing]
+        if missing:
+            new = [
+                NewTopic(spec.name, spec.partitions, settings.kafka.replication_factor, topic_configs=dict(spec.config))
+                for spec in missing
+            ]
+            answer = await admin.create_topics(new)
+            for topic, code, *rest in answer.topic_errors:
+                # Another worker that starts beside us may have been faster.
+                if code not in (0, TopicAlreadyExistsError.errno):
+                    raise SettingsError(f"Kafka refuses to create topic {topic}: {for_code(code).__name__} {rest}")
+        await _check_partitions(admin, [spec for spec in manifest if spec not in missing])
+        return [spec.name for spec in missing]
+    except KafkaError as error:
+        raise _unreachable(settings, error) from None
+    finally:
+        await admin.close()
+
+
+async def _check_partitions(admin: AIOKafkaAdminClient, specs: list[TopicSpec]) -> None:
+    if not specs:
+        return
+    for found in await admin.describe_topics([spec.name for spec in specs]):
+        spec = next(spec for spec in specs if spec.name == found["topic"])
+        actual = len(found["partitions"])
+        grown_tasks = spec.key == "job:index" and actual >= spec.partitions
+        if actual != spec.partitions and not grown_tasks:
+            setting = "EXPORT_TOPICS_TASK_PARTITIONS" if spec.key == "job:index" else "EXPORT_TOPICS_PARTITIONS"
+            raise SettingsError(
+                f"topic {spec.name} has {actual} partitions, {setting} says {spec.partitions}; "
+                "set it to what exists, or use another EXPORT_TOPICS_PREFIX and EXPORT_APP_ID"
+            )
+
+
+def _unreachable(settings: Settings, error: Exception) -> Unavailable:
+    detail = f"{settings.kafka.bootstrap_servers}: {type(error).__name__}"
+    return Unavailable("Kafka", "EXPORT_KAFKA_BOOTSTRAP_SERVERS", detail)
