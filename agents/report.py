@@ -62,7 +62,7 @@ class Reporter:
         best: dict[int, Shard] = {}
         async for result in read():
             number, bit = divmod(result.index, SHARD_TASKS)
-            best[number] = best.get(number, Shard()).join(*_bits(result.outcome, 1 << bit), 0)
+            best[number] = best.get(number, Shard()).join(*_bits(result.outcome, 1 << bit))
 
         def counts(result: TaskResult) -> bool:
             number, bit = divmod(result.index, SHARD_TASKS)

@@ -4,12 +4,13 @@ A job is its plan (total, or not known yet) and, for each task, the best outcome
 8,192 tasks. Outcomes form a lattice, SUCCEEDED over FAILED over CANCELLED, so neither order nor duplicates matter. Once an attempt has
 ended its verdict is frozen, because somebody may already have been told.
 
-The state of a job and its shards are separate table keys, and a crash can keep the write of one and lose the other. Therefore the
-state holds each shard's tally (a copy of cardinalities, never an increment), and folding an event again repairs whichever is behind.
+The state of a job and its shards are separate table keys, and a crash can keep the last writes of one and lose those of the other.
+Therefore each carries the offset of the last event folded into it, counters are copies of the shards' cardinalities, never increments,
+and folding events again brings whichever is behind up to date without moving the one that is ahead.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Self
 
@@ -34,32 +35,34 @@ _FORMAT = 1
 class Shard:
     """Outcomes of tasks [n * 8192, (n + 1) * 8192). The three bitmaps are disjoint; bit i is task n * 8192 + i.
 
-    `size` is the bytes of the succeeded tasks together.
+    `size` is the bytes of the succeeded tasks together, `offset` that of the last event that changed the shard.
     """
 
     succeeded: int = 0
     failed: int = 0
     cancelled: int = 0
     size: int = 0
+    offset: int = -1
 
-    def join(self, succeeded: int, failed: int, cancelled: int, size: int) -> "Shard":
+    def join(self, succeeded: int, failed: int, cancelled: int, size: int = 0) -> "Shard":
         """The better outcome of each task; `size` is that of tasks that had not succeeded before."""
         succeeded |= self.succeeded
         failed = (failed | self.failed) & ~succeeded
-        return Shard(succeeded, failed, (cancelled | self.cancelled) & ~(succeeded | failed), self.size + size)
+        cancelled = (cancelled | self.cancelled) & ~(succeeded | failed)
+        return Shard(succeeded, failed, cancelled, self.size + size, self.offset)
 
     def within(self, tasks: int) -> "Shard":
         """Without tasks whose bit is `tasks` or more."""
         mask = (1 << max(tasks, 0)) - 1
-        return Shard(self.succeeded & mask, self.failed & mask, self.cancelled & mask, self.size)
+        return Shard(self.succeeded & mask, self.failed & mask, self.cancelled & mask, self.size, self.offset)
 
     def tally(self) -> "ShardTally":
         return (self.succeeded.bit_count(), self.failed.bit_count(), self.cancelled.bit_count(), self.size)
 
     def to_bytes(self) -> bytes:
-        """Format byte, which bitmaps follow (bits 0-2), 8 bytes of size, then each bitmap: 2 bytes of length, and the bits.
-        All little endian."""
-        present, parts = 0, [self.size.to_bytes(8, "little")]
+        """Format byte, which bitmaps follow (bits 0-2), 8 bytes each of size and offset, then of each bitmap 2 bytes
+        of length, and the bits. All little endian."""
+        present, parts = 0, [self.size.to_bytes(8, "little"), self.offset.to_bytes(8, "little", signed=True)]
         for bit, bitmap in enumerate((self.succeeded, self.failed, self.cancelled)):
             if bitmap:
                 present |= 1 << bit
@@ -70,15 +73,16 @@ class Shard:
     @classmethod
     def from_bytes(cls, raw: bytes) -> Self:
         """Raises ValueError for a format that this version does not know."""
-        if len(raw) < 10 or raw[0] != _FORMAT:
+        if len(raw) < 18 or raw[0] != _FORMAT:
             raise ValueError(f"shard format {raw[:1].hex() or 'empty'} is not known to this version")
-        bitmaps, at = [0, 0, 0], 10
+        bitmaps, at = [0, 0, 0], 18
         for bit in range(3):
             if raw[1] >> bit & 1:
                 length = int.from_bytes(raw[at : at + 2], "little")
                 bitmaps[bit] = int.from_bytes(raw[at + 2 : at + 2 + length], "little")
                 at += 2 + length
-        return cls(bitmaps[0], bitmaps[1], bitmaps[2], int.from_bytes(raw[2:10], "little"))
+        size, offset = int.from_bytes(raw[2:10], "little"), int.from_bytes(raw[10:18], "little", signed=True)
+        return cls(bitmaps[0], bitmaps[1], bitmaps[2], size, offset)
 
 
 ShardTally = tuple[int, int, int, int]
@@ -86,16 +90,17 @@ ShardTally = tuple[int, int, int, int]
 
 
 class JobState(Record):
-    """The `jobs` table's value. `version` counts changes; offsets are of the job's partition of `results`."""
+    """The `jobs` table's value. Offsets are of the job's partition of `results`."""
 
     attempt: int = 1
-    version: int = 0
     status: JobStatus = JobStatus.PENDING
     job: JobInfo | None = None
     total: int | None = None
     tallies: tuple[ShardTally, ...] = ()
     """Of shards 0, 1, …"""
     first_offset: int
+    offset: int = -1
+    """Of the last event that changed this state."""
     completed_offset: int | None = None
     """The event that ended the attempt. Folding it again repeats the completion: that is how a completion survives a crash."""
     completed_at: Timestamp | None = None
@@ -146,11 +151,12 @@ def fold(state: JobState | None, event: JobEvent, offset: int, at: datetime, sha
     """
     if state is None:
         state = JobState(attempt=event_attempt(event), first_offset=offset, updated_at=at)
-    if state.status.terminal:
-        assert state.completed_offset is not None
-        # The shards of these events may have been lost in a crash although the state was kept; a redrive needs them.
-        repaired = _join(state, event, shard) if isinstance(event, TaskResults) and offset <= state.completed_offset else {}
+    if offset <= state.offset:
+        # A replay after a crash that kept the state and lost shards. A redrive needs them, so they are made whole.
+        repaired = _join(state, event, offset, shard) if isinstance(event, TaskResults) else {}
         return Step(state, repaired, completes=offset == state.completed_offset)
+    if state.status.terminal:
+        return Step(state)
     match event:
         case JobPlanned():
             return _planned(state, event, offset, at, shard)
@@ -171,27 +177,34 @@ def _planned(state: JobState, event: JobPlanned, offset: int, at: datetime, shar
     # A plan that was made twice from a manifest that shrank in between has outcomes beyond its end: they are not of this job.
     tallies = list(state.tallies)
     for number in range(event.total_tasks // SHARD_TASKS, len(tallies)):
-        tallies[number] = shard(number).within(event.total_tasks - number * SHARD_TASKS).tally()
+        if (known := shard(number)).offset < offset:
+            tallies[number] = known.within(event.total_tasks - number * SHARD_TASKS).tally()
     planned = {"job": event.job, "total": event.total_tasks, "status": JobStatus.RUNNING, "tallies": tuple(tallies)}
     return _advance(state.model_copy(update=planned), {}, offset, at)
 
 
 def _results(state: JobState, event: TaskResults, offset: int, at: datetime, shard: Callable[[int], Shard]) -> Step:
-    shards = _join(state, event, shard)
+    shards = _join(state, event, offset, shard)
+    numbers = _numbers(state, event)
     tallies = list(state.tallies)
-    tallies += [(0, 0, 0, 0)] * (max(_numbers(state, event), default=-1) + 1 - len(tallies))
-    for number in _numbers(state, event):
-        tallies[number] = (shards.get(number) or _visible(state, number, shard)).tally()
+    tallies += [(0, 0, 0, 0)] * (max(numbers, default=-1) + 1 - len(tallies))
+    for number in numbers:
+        known = shards.get(number) or _visible(state, number, shard)
+        # A shard from a later event (its write was kept, the state's lost) is counted when the replay gets there.
+        if known.offset <= offset:
+            tallies[number] = known.tally()
     if not shards and tuple(tallies) == state.tallies:
         return Step(state)
     return _advance(state.model_copy(update={"tallies": tuple(tallies)}), shards, offset, at)
 
 
-def _join(state: JobState, event: TaskResults, shard: Callable[[int], Shard]) -> dict[int, Shard]:
+def _join(state: JobState, event: TaskResults, offset: int, shard: Callable[[int], Shard]) -> dict[int, Shard]:
     """The shards that the event changes."""
     changed: dict[int, Shard] = {}
     for number in _numbers(state, event):
         before = _visible(state, number, shard)
+        if before.offset >= offset:
+            continue
         bitmaps, fresh = dict.fromkeys(Outcome, 0), 0
         for result in event.results:
             if result.index // SHARD_TASKS != number or not _planned_index(state, result.index):
@@ -202,7 +215,7 @@ def _join(state: JobState, event: TaskResults, shard: Callable[[int], Shard]) ->
             bitmaps[result.outcome] |= bit
         after = before.join(bitmaps[Outcome.SUCCEEDED], bitmaps[Outcome.FAILED], bitmaps[Outcome.CANCELLED], fresh)
         if after != before:
-            changed[number] = after
+            changed[number] = replace(after, offset=offset)
     return changed
 
 
@@ -220,7 +233,7 @@ def _visible(state: JobState, number: int, shard: Callable[[int], Shard]) -> Sha
 
 def _advance(state: JobState, shards: Mapping[int, Shard], offset: int, at: datetime) -> Step:
     if state.total is None or state.finished < state.total:
-        moved = state.model_copy(update={"version": state.version + 1, "updated_at": at})
+        moved = state.model_copy(update={"updated_at": at, "offset": offset})
         return Step(moved, shards, changed=True)
     status = JobStatus.COMPLETED if _tolerated(state) else JobStatus.COMPLETED_WITH_FAILURES
     if status is JobStatus.COMPLETED_WITH_FAILURES:
@@ -242,8 +255,8 @@ def _end(state: JobState, status: JobStatus, offset: int, at: datetime) -> JobSt
     return state.model_copy(
         update={
             "status": status,
-            "version": state.version + 1,
             "updated_at": at,
+            "offset": offset,
             "completed_at": at,
             "completed_offset": offset,
         }
@@ -259,7 +272,7 @@ def snapshot(job_id: str, state: JobState) -> JobSnapshot:
     return JobSnapshot(
         job_id=job_id,
         attempt=state.attempt,
-        version=state.version,
+        version=state.offset + 1,
         export_id=job.export_id if job else None,
         user_id=job.user_id if job else None,
         status=state.status,

@@ -164,7 +164,11 @@ class TaskResults(Record):
 
 
 class JobSnapshot(Record):
-    """`snapshots`, and the DynamoDB item: what a person asks about a job. Newer means greater (attempt, version)."""
+    """`snapshots`, and the DynamoDB item: what a person asks about a job.
+
+    Newer means greater (attempt, version). `version` is 1 + the offset of the event on `results` that made this state, so it never
+    goes back, not even when a crash makes the tally fold events again.
+    """
 
     type: Literal["JobSnapshot"] = "JobSnapshot"
     job_id: str

@@ -1,0 +1,69 @@
+"""Logs: one JSON object a line with `level`, `msg`, `time`, `jobId`, …; a readable form on a terminal.
+
+A processor drops what must not be written, so that a mistake at a call site does not leak a bearer secret.
+"""
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Literal
+
+import structlog
+from structlog.typing import Processor
+
+from export_service.redaction import redact
+from export_service.sealing import without_query
+
+_TOKENS = ("token", "taskToken", "task_token")
+_QUIET = ("aiokafka", "botocore", "aiobotocore", "aioboto3", "faust", "mode", "asyncio", "aiohttp")
+"""Loggers of libraries: warnings and worse only. Faust and aiokafka would print keys and values at debug level."""
+
+
+def hide_secrets(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Shorten tokens and cut URL queries, wherever a caller put them."""
+    for name, value in event.items():
+        if not isinstance(value, str):
+            continue
+        if name in _TOKENS and "****" not in value:
+            event[name] = redact(value)
+        elif "://" in value and "?" in value and " " not in value:
+            event[name] = without_query(value)
+    return event
+
+
+def configure(level: str, form: Literal["auto", "json", "console"], **bound: str) -> None:
+    """Set up structlog and the standard library's logging for this process. `bound` goes into every line."""
+    console = form == "console" or (form == "auto" and sys.stdout.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        hide_secrets,
+    ]
+    last: list[Processor]
+    if console:
+        last = [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
+    else:
+        last = [
+            structlog.processors.format_exc_info,
+            structlog.processors.EventRenamer("msg"),
+            structlog.processors.JSONRenderer(),
+        ]
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(**bound)

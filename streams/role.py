@@ -1,0 +1,69 @@
+"""One running role: its Faust app with one agent, its ack window, and the order in which it ends."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from export_service.ports import Publisher
+from export_service.settings import Settings
+from streams.ack_window import AckWindow
+from streams.app import ExportApp, create_app, raw_topic
+from streams.steps import Concurrent, Handle, step_agent
+from tables.confirmed import ConfirmedTable
+
+
+class FaustRole:
+    """`start` returns when the tables are recovered and records flow; `stop` when offsets are committed.
+
+    Args:
+        name: the role; its consumer group is `<app_id>-<name>`.
+        fatal: told of an error after which the worker must end.
+        compacted: topics whose offsets have holes by nature.
+    """
+
+    def __init__(
+        self, settings: Settings, name: str, fatal: Callable[[BaseException], None], compacted: frozenset[str] = frozenset()
+    ) -> None:
+        self.name = name
+        self.window = AckWindow(settings.worker.ack_window, fatal, compacted)
+        (settings.worker.state_dir / name).mkdir(parents=True, exist_ok=True)
+        self.app: ExportApp = create_app(settings, name, self.window, fatal)
+        self._drain_seconds = settings.worker.drain_seconds
+        self._drain: Callable[[float], Awaitable[Any]] = self.window.empty
+        self._concurrent: Concurrent | None = None
+
+    def consume(self, topic: str, handle: Handle, *, concurrency: int = 1) -> None:
+        """Read `topic` with `handle`; with `concurrency` > 1 records are handled beside each other."""
+        if concurrency > 1:
+            handle = self._concurrent = Concurrent(self.window, handle, concurrency)
+        agent: Callable[[Any], Any] = self.app.agent(raw_topic(self.app, topic), name=self.name, concurrency=1)
+        agent(step_agent(self.window, handle))
+
+    def drain_with(self, drain: Callable[[float], Awaitable[Any]]) -> None:
+        """How this role ends what is under way, given seconds; by default it waits."""
+        self._drain = drain
+
+    async def start(self) -> None:
+        await self.app.start()
+
+    async def stop(self) -> None:
+        """Finish or give back what is under way, commit, leave the group."""
+        self.app.flow_control.suspend()
+        await self._drain(self._drain_seconds)
+        if self._concurrent is not None:
+            await self._concurrent.stop()
+        await self.app.stop()
+
+
+def confirmed_table(role: FaustRole, publisher: Publisher, name: str, changelog: str) -> ConfirmedTable:
+    """A table of this role whose changelog is the topic `changelog`."""
+    table = ConfirmedTable(
+        role.app,
+        name=name,
+        key_type=bytes,
+        value_type=bytes,
+        partitions=role.app.conf.topic_partitions,
+        changelog_topic=raw_topic(role.app, changelog, acks=False, internal=True, maxsize=131_072, allow_empty=True),
+    )
+    table.publisher = publisher
+    role.app.tables.add(table)
+    return table

@@ -1,0 +1,105 @@
+"""Rule 2 and P1 to P4: a commit never passes a record that is under way."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.ack_window import AckWindow, Entry, LostRecord, Place
+
+HERE = Place("results", 0)
+
+
+def window(limit: int = 100) -> tuple[AckWindow, list[BaseException]]:
+    errors: list[BaseException] = []
+    return AckWindow(limit, errors.append, {"snapshots"}), errors
+
+
+async def admit(acks: AckWindow, offset: int, place: Place = HERE) -> Entry:
+    entry = await acks.admit(place, offset)
+    assert entry is not None
+    return entry
+
+
+@given(st.permutations(range(12)), st.integers(0, 1000))
+def test_the_position_is_the_first_offset_that_is_not_done(order: list[int], base: int) -> None:
+    async def scenario() -> None:
+        acks, _ = window()
+        assert acks.position(HERE) is None
+        entries = [await admit(acks, base + i) for i in range(12)]
+        done: set[int] = set()
+        assert acks.position(HERE) == base
+        for index in order:
+            entries[index].done()
+            done.add(index)
+            assert acks.position(HERE) == base + next(i for i in range(13) if i not in done)
+
+    asyncio.run(scenario())
+
+
+async def test_admit_waits_at_the_limit_and_goes_on_when_a_record_is_done() -> None:
+    acks, _ = window(limit=2)
+    first, _second = await admit(acks, 0), await admit(acks, 1)
+    third = asyncio.ensure_future(acks.admit(HERE, 2))
+    done, _ = await asyncio.wait([third], timeout=0.05)
+    assert not done
+    first.done()
+    assert (await asyncio.wait_for(third, 5)) is not None
+    assert len(acks) == 2
+
+
+async def test_a_record_is_done_when_all_its_confirmations_are() -> None:
+    acks, _ = window()
+    entry = await admit(acks, 7)
+    loop = asyncio.get_running_loop()
+    first, second = loop.create_future(), loop.create_future()
+    entry.after([first, second])
+    first.set_result(None)
+    await asyncio.sleep(0)
+    assert acks.position(HERE) == 7
+    second.set_result(None)
+    assert await acks.empty(5)
+    assert acks.position(HERE) == 8
+
+
+async def test_a_failed_confirmation_is_fatal_and_nothing_is_committed_any_more() -> None:
+    acks, errors = window()
+    first, second = await admit(acks, 0), await admit(acks, 1)
+    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    first.after([failed])
+    failed.set_exception(RuntimeError("no broker"))
+    await asyncio.sleep(0)
+    second.done()
+    assert [str(error) for error in errors] == ["no broker"]
+    assert acks.position(HERE) is None
+
+
+async def test_a_skipped_offset_is_an_error_but_not_on_a_compacted_topic() -> None:
+    acks, _ = window()
+    await admit(acks, 0)
+    with pytest.raises(LostRecord, match=r"offset 2 came after 0"):
+        await acks.admit(HERE, 2)
+    holes = Place("snapshots", 0)
+    await admit(acks, 3, holes)
+    await admit(acks, 9, holes)
+    assert acks.position(holes) == 3
+
+
+async def test_after_a_rebalance_a_partition_that_stays_keeps_its_records_and_one_that_goes_is_forgotten() -> None:
+    acks, _ = window()
+    other = Place("results", 1)
+    kept, gone = await admit(acks, 5), await admit(acks, 5, other)
+    acks.keep_only([HERE])
+    assert (kept.lost, gone.lost, len(acks)) == (False, True, 1)
+    assert await acks.admit(HERE, 5) is None, "Kafka repeats it, and it is under way already"
+    gone.done()
+    kept.done()
+    assert (acks.position(HERE), acks.position(other), len(acks)) == (6, None, 0)
+    assert await acks.admit(other, 5) is not None, "a partition that comes back starts afresh"
+
+
+async def test_empty_gives_up_at_its_deadline() -> None:
+    acks, _ = window()
+    await admit(acks, 0)
+    assert not await acks.empty(0.01)
