@@ -40,9 +40,9 @@ class Answerer:
         return said
 
     async def _send(self, completed: JobCompleted, token: str, payload: Success | Failure) -> CallbackAnswered:
-        job, tries, maybe_accepted = completed.snapshot, 0, False
-        for pause in pauses(self._settings.backoff_seconds, self._settings.max_backoff_seconds):
-            tries += 1
+        job, maybe_accepted = completed.snapshot, False
+        waits = pauses(self._settings.backoff_seconds, self._settings.max_backoff_seconds)
+        for tries, pause in enumerate(waits, start=1):
             call: Literal["SendTaskSuccess", "SendTaskFailure"] = "SendTaskFailure"
             try:
                 async with self._slots:
@@ -72,7 +72,9 @@ class Answerer:
                 self._log.warning("Step Functions callback will be retried", jobId=job.job_id, error=error.code, tries=tries)
                 await asyncio.sleep(pause)
             except CallbackDenied as error:
-                self._failed(completed, error.code, wayOut="allow states:SendTaskSuccess and states:SendTaskFailure, in the token's Region")
+                self._failed(
+                    completed, error.code, wayOut="allow states:SendTaskSuccess and states:SendTaskFailure, in the token's Region"
+                )
                 await asyncio.sleep(self._settings.max_backoff_seconds)
         raise AssertionError("pauses never end")
 

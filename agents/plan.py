@@ -30,9 +30,7 @@ _READS = 4
 
 
 class Planner:
-    def __init__(
-        self, sources: FileSource, ledger: Ledger, publisher: Publisher, topics: Topics, max_files: int, log: Any
-    ) -> None:
+    def __init__(self, sources: FileSource, ledger: Ledger, publisher: Publisher, topics: Topics, max_files: int, log: Any) -> None:
         self._sources, self._ledger, self._publisher = sources, ledger, publisher
         self._topics, self._max_files, self._log = topics, max_files, log
 
@@ -67,7 +65,8 @@ class Planner:
                         await run.add_all(held)
                         held = None
                 await run.add_all(held or [])
-                return await run.flush()
+                await run.flush()
+                return
             except TransferError as error:
                 if not error.retryable or tried >= _READS:
                     raise PlanError(f"the list of files cannot be read: {error}") from None
@@ -154,9 +153,7 @@ class _Run:
         if not self._batch:
             return
         job = self._job
-        batch = TaskBatch(
-            job_id=job.job_id, attempt=job.attempt, destination=job.destination, tasks=tuple(self._batch)
-        )
+        batch = TaskBatch(job_id=job.job_id, attempt=job.attempt, destination=job.destination, tasks=tuple(self._batch))
         key = f"{job.job_id}:{self._batch[0].index}".encode()
         self.confirmations.append(await self._publisher.send(self._topic, key, batch.to_bytes()))
         self.emitted += len(self._batch)

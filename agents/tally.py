@@ -41,9 +41,7 @@ def tally(
         except ValidationError as error:
             return entry.after([await dead_letters.put(record, str(error))])
         job_id = event.job_id if isinstance(event, TaskResults) else event.job.job_id
-        step = folding.fold(
-            jobs.get(job_id), event, record.offset, record.timestamp, lambda number: shards.get(job_id, number)
-        )
+        step = folding.fold(jobs.get(job_id), event, record.offset, record.timestamp, lambda number: shards.get(job_id, number))
         state, due = step.state, _snapshot_due(step, record, snapshot_every)
         if due:
             state = state.model_copy(update={"snapshot_at": record.timestamp})

@@ -1,16 +1,16 @@
 """Everything that can go wrong, in one tree.
 
-    ExportError
-    ├── SettingsError          start-up: a setting is missing or wrong; the process ends with exit code 78
-    ├── Unavailable            a dependency does not answer; names the setting; retried with backoff
-    ├── RequestRejected        the SQS message is wrong: dead letter, and ExportRejected if it carried a usable token
-    ├── PlanError              the files of a job cannot be listed: the job ends as ExportPlanFailed
-    ├── TransferError          one file could not be read or written; says whether a retry can help
-    └── CallbackError          Step Functions did not accept an answer
-        ├── CallbackRefused    for good: TaskTimedOut, TaskDoesNotExist, InvalidToken
-        ├── CallbackInvalid    InvalidOutput: the payload is wrong, not the token
-        ├── CallbackThrottled  later: throttling, 5xx, timeouts, connection
-        └── CallbackDenied     AccessDenied, credentials, wrong region: an operator must act, the token is kept
+ExportError
+├── SettingsError          start-up: a setting is missing or wrong; the process ends with exit code 78
+├── Unavailable            a dependency does not answer; names the setting; retried with backoff
+├── RequestRejected        the SQS message is wrong: dead letter, and ExportRejected if it carried a usable token
+├── PlanError              the files of a job cannot be listed: the job ends as ExportPlanFailed
+├── TransferError          one file could not be read or written; says whether a retry can help
+└── CallbackError          Step Functions did not accept an answer
+    ├── CallbackRefused    for good: TaskTimedOut, TaskDoesNotExist, InvalidToken
+    ├── CallbackInvalid    InvalidOutput: the payload is wrong, not the token
+    ├── CallbackThrottled  later: throttling, 5xx, timeouts, connection
+    └── CallbackDenied     AccessDenied, credentials, wrong region: an operator must act, the token is kept
 """
 
 

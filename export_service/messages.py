@@ -29,9 +29,7 @@ Timestamp = Annotated[datetime, PlainSerializer(iso_millis, when_used="json")]
 class Record(BaseModel):
     """Base of everything on a topic."""
 
-    model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, serialize_by_alias=True, frozen=True, extra="ignore"
-    )
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, serialize_by_alias=True, frozen=True, extra="ignore")
     v: Literal[1] = 1
 
     def to_bytes(self) -> bytes:

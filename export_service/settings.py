@@ -54,9 +54,7 @@ class Table(Group):
 
 
 class Plan(Group):
-    file_root: Annotated[
-        Path | None, Field(description="file:// manifests are read only below this folder; unset: refused")
-    ] = None
+    file_root: Annotated[Path | None, Field(description="file:// manifests are read only below this folder; unset: refused")] = None
     max_files: Annotated[int, Field(ge=1, description="files a job may have")] = 5_000_000
 
 

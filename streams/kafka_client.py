@@ -5,6 +5,9 @@ from typing import Any
 
 from export_service.settings import Settings
 
+MAX_RECORD_BYTES = 8 * 1024 * 1024
+"""Largest record that we send. An SQS body of 1 MiB in which every byte is escaped (\\u0000) makes 6 MiB of JSON."""
+
 
 def connection(settings: Settings) -> dict[str, Any]:
     """Keyword arguments for aiokafka's clients."""

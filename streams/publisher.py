@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 
 from export_service.failures import Unavailable
 from export_service.settings import Settings
-from streams.kafka_client import connection
+from streams.kafka_client import MAX_RECORD_BYTES, connection
 
 
 class KafkaPublisher:
@@ -30,6 +30,7 @@ class KafkaPublisher:
             # Records of one loop turn leave together; 2 ms more make a result's changelog and outputs share requests.
             linger_ms=2,
             max_batch_size=256 * 1024,
+            max_request_size=MAX_RECORD_BYTES,
             request_timeout_ms=int(self._settings.kafka.request_timeout_seconds * 1000),
         )
         try:

@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from export_service.failures import SettingsError, Unavailable
 from export_service.settings import Settings
-from streams.kafka_client import connection
+from streams.kafka_client import MAX_RECORD_BYTES, connection
 
 _DAY_MS = 24 * 3600 * 1000
 
@@ -24,6 +24,8 @@ class TopicSpec:
     partitions: int
     retention_days: int | None = 14
     compacted: bool = False
+    whole_messages: bool = False
+    """Carries whole SQS bodies, which are up to 1 MiB before JSON escapes them."""
 
     @property
     def config(self) -> Mapping[str, str]:
@@ -31,7 +33,8 @@ class TopicSpec:
             # Compact only, never `compact,delete`: recovery waits for the last offset, and a deleted one never comes.
             return {"cleanup.policy": "compact", "compression.type": "producer"}
         days = self.retention_days or 14
-        return {"cleanup.policy": "delete", "retention.ms": str(days * _DAY_MS), "compression.type": "producer"}
+        config = {"cleanup.policy": "delete", "retention.ms": str(days * _DAY_MS), "compression.type": "producer"}
+        return config | ({"max.message.bytes": str(MAX_RECORD_BYTES)} if self.whole_messages else {})
 
 
 @dataclass(frozen=True)
@@ -66,20 +69,29 @@ def topics(settings: Settings) -> Topics:
         return f"{settings.app_id}-tally-{table}-changelog"
 
     return Topics(
-        requests=TopicSpec(name("requests"), "job", "ExportRequested", p),
+        requests=TopicSpec(name("requests"), "job", "ExportRequested", p, whole_messages=True),
         tasks=TopicSpec(name("tasks"), "job:index", "TaskBatch", d),
         results=TopicSpec(name("results"), "job", "JobPlanned, PlanFailed, TaskResults", p),
         snapshots=TopicSpec(name("snapshots"), "job", "JobSnapshot", p, compacted=True),
         completions=TopicSpec(name("completions"), "job", "JobCompleted", p),
         callbacks=TopicSpec(name("callbacks"), "job", "CallbackAnswered", p, retention_days=90),
         cancellations=TopicSpec(name("cancellations"), "job", "JobCancelled", 1, compacted=True),
-        dead_letters=TopicSpec(name("dead-letters"), "source key", "DeadLetter", p, retention_days=90),
+        dead_letters=TopicSpec(name("dead-letters"), "source key", "DeadLetter", p, retention_days=90, whole_messages=True),
         jobs_changelog=TopicSpec(changelog("jobs"), "job", "JobState", p, compacted=True),
         shards_changelog=TopicSpec(changelog("shards"), "job/shard", "Shard", p, compacted=True),
     )
 
 
-async def declare(settings: Settings, manifest: Sequence[TopicSpec]) -> list[str]:
+async def ensure(settings: Settings, names: Topics) -> None:
+    """Create what is missing if EXPORT_TOPICS_DECLARE says so; otherwise refuse to start without it.
+
+    Raises:
+        Unavailable, SettingsError: as `declare`; SettingsError also when a topic is missing.
+    """
+    await declare(settings, names.manifest(), create=settings.topics.declare)
+
+
+async def declare(settings: Settings, manifest: Sequence[TopicSpec], *, create: bool = True) -> list[str]:
     """Create the topics that are missing; the names of those created.
 
     Raises:
@@ -94,6 +106,11 @@ async def declare(settings: Settings, manifest: Sequence[TopicSpec]) -> list[str
     try:
         existing = set(await admin.list_topics())
         missing = [spec for spec in manifest if spec.name not in existing]
+        if missing and not create:
+            raise SettingsError(
+                f"topics are missing: {', '.join(spec.name for spec in missing)}; "
+                "run `export-service topics declare`, or set EXPORT_TOPICS_DECLARE=true"
+            )
         if missing:
             new = [
                 NewTopic(spec.name, spec.partitions, settings.kafka.replication_factor, topic_configs=dict(spec.config))

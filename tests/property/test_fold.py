@@ -36,7 +36,15 @@ class Tables:
     def summary(self) -> tuple[object, ...]:
         state = self.state
         assert state is not None
-        return (state.status, state.total, state.succeeded, state.failed, state.cancelled, state.bytes, {n: replace(s, offset=0) for n, s in self.shards.items()})
+        return (
+            state.status,
+            state.total,
+            state.succeeded,
+            state.failed,
+            state.cancelled,
+            state.bytes,
+            {n: replace(s, offset=0) for n, s in self.shards.items()},
+        )
 
 
 def run(events: Events) -> Tables:
@@ -134,19 +142,13 @@ def test_success_wins_over_failure_inside_an_attempt_until_it_ends() -> None:
 
 def test_counters_never_pass_the_total_when_a_second_plan_of_a_shrunken_manifest_wins() -> None:
     wide = SHARD_TASKS + 5
-    results = tuple(
-        TaskResult(index=i, outcome=Outcome.SUCCEEDED, name=f"n{i}", url="u") for i in (0, 1, 2, SHARD_TASKS, wide)
-    )
+    results = tuple(TaskResult(index=i, outcome=Outcome.SUCCEEDED, name=f"n{i}", url="u") for i in (0, 1, 2, SHARD_TASKS, wide))
     tables = run([TaskResults(job_id="j", attempt=1, results=results), JobPlanned(job=JOB, total_tasks=3)])
     assert tables.state is not None
     assert (tables.state.succeeded, tables.state.status) == (3, JobStatus.COMPLETED)
 
 
-@given(
-    st.builds(
-        Shard, *[st.integers(0, 2**SHARD_TASKS - 1)] * 3, *[st.integers(0, 2**63 - 1)] * 2
-    )
-)
+@given(st.builds(Shard, *[st.integers(0, 2**SHARD_TASKS - 1)] * 3, *[st.integers(0, 2**63 - 1)] * 2))
 def test_a_shard_survives_its_bytes(shard: Shard) -> None:
     assert Shard.from_bytes(shard.to_bytes()) == shard
     assert len(shard.to_bytes()) <= 18 + 3 * (2 + SHARD_TASKS // 8)

@@ -1,0 +1,35 @@
+"""Which store writes to which destination."""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from connectors.local_store import LocalFolder, folder_of
+from connectors.s3_store import S3Prefix
+from export_service.failures import TransferError
+from export_service.ports import Destination
+
+_KEPT = 1000
+
+
+class StoreDestinations:
+    """The Destinations port: folders by file:, prefixes by s3:."""
+
+    def __init__(self, s3_client: Any) -> None:
+        self._s3 = s3_client
+        self._known: dict[str, Destination] = {}
+
+    def at(self, uri: str) -> Destination:
+        if uri not in self._known:
+            if len(self._known) >= _KEPT:
+                self._known.pop(next(iter(self._known)))
+            self._known[uri] = self._make(uri)
+        return self._known[uri]
+
+    def _make(self, uri: str) -> Destination:
+        parts = urlsplit(uri)
+        if parts.scheme == "file":
+            return LocalFolder(folder_of(uri))
+        if parts.scheme == "s3" and parts.netloc:
+            prefix = parts.path.lstrip("/")
+            return S3Prefix(self._s3, parts.netloc, prefix if not prefix or prefix.endswith("/") else prefix + "/")
+        raise TransferError("UnknownDestination", f"{uri!r} is neither file: nor s3://bucket/prefix/", retryable=False)

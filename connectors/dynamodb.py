@@ -1,0 +1,173 @@
+"""One DynamoDB table: the ledger of attempts (with the task token, and only here) and the newest snapshot of each job.
+
+Keys: `pk` = `JOB#<jobId>`, `sk` = `SNAPSHOT` or `ATTEMPT#0001`. Snapshot attributes have the record's camelCase names; indexes
+`by-user` (userId, updatedAt) and `by-status` (status, updatedAt); `expiresAt` is the TTL attribute (seconds since the epoch).
+"""
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from botocore.exceptions import BotoCoreError, ClientError
+
+from connectors.aws import code_of, unavailable
+from export_service.messages import CallbackAnswered, JobSnapshot, iso_millis
+from export_service.ports import Attempt
+from export_service.redaction import fingerprint
+
+_serialize = TypeSerializer().serialize
+_deserialize = TypeDeserializer().deserialize
+
+
+class DynamoTable:
+    """The Ledger and SnapshotStore ports.
+
+    Args:
+        client: an aioboto3 DynamoDB client.
+        ttl: items expire this long after their last change.
+    """
+
+    def __init__(self, client: Any, name: str, ttl: timedelta) -> None:
+        self._client, self._name, self._ttl = client, name, ttl
+
+    async def open_attempt(
+        self, job_id: str, token: str | None, request_digest: str, seal_key: bytes | None, now: datetime
+    ) -> Attempt:
+        mark = fingerprint(token)
+        while True:
+            attempts = await self._attempts(job_id)
+            for attempt in attempts:
+                if attempt.request_digest != request_digest or fingerprint(attempt.token) == mark:
+                    return attempt
+            number = len(attempts) + 1
+            item = {
+                "tokenFingerprint": mark,
+                "taskToken": token,
+                "requestDigest": request_digest,
+                # One key a job: URLs sealed for its first attempt are opened in every later one.
+                "sealKey": attempts[0].seal_key if attempts else seal_key,
+                "published": False,
+                "receivedAt": iso_millis(now),
+                "expiresAt": self._expires(now),
+            }
+            try:
+                await self._call(
+                    "put_item",
+                    Item=_item(job_id, _attempt_key(number), item),
+                    ConditionExpression="attribute_not_exists(pk)",
+                )
+            except _ConditionFailed:
+                continue  # another connector has just opened this attempt: look again
+            return _attempt(job_id, number, item)
+
+    async def mark_published(self, job_id: str, number: int) -> None:
+        await self._update(job_id, number, "SET published = :yes", {":yes": True})
+
+    async def attempt(self, job_id: str, number: int) -> Attempt | None:
+        found = await self._call("get_item", Key=_key(job_id, _attempt_key(number)), ConsistentRead=True)
+        return _attempt(job_id, number, _plain(found["Item"])) if "Item" in found else None
+
+    async def seal_key(self, job_id: str) -> bytes | None:
+        first = await self.attempt(job_id, 1)
+        return first.seal_key if first else None
+
+    async def record_answer(self, answer: CallbackAnswered) -> None:
+        values = {":answer": answer.to_bytes().decode(), ":outcome": answer.outcome.value}
+        await self._update(answer.job_id, answer.attempt, "SET callback = :answer, callbackOutcome = :outcome", values)
+
+    async def put(self, snapshot: JobSnapshot) -> bool:
+        fields = snapshot.model_dump(mode="json", exclude_none=True)
+        fields["expiresAt"] = self._expires(snapshot.updated_at)
+        try:
+            await self._call(
+                "put_item",
+                Item=_item(snapshot.job_id, "SNAPSHOT", fields),
+                ConditionExpression="attribute_not_exists(pk) OR attempt < :attempt OR (attempt = :attempt AND version < :version)",
+                ExpressionAttributeValues=_values({":attempt": snapshot.attempt, ":version": snapshot.version}),
+            )
+        except _ConditionFailed:
+            return False
+        return True
+
+    async def get(self, job_id: str) -> JobSnapshot | None:
+        found = await self._call("get_item", Key=_key(job_id, "SNAPSHOT"), ConsistentRead=True)
+        return JobSnapshot.model_validate(_plain(found["Item"])) if "Item" in found else None
+
+    async def _attempts(self, job_id: str) -> list[Attempt]:
+        found: list[Attempt] = []
+        start: dict[str, Any] = {}
+        while True:
+            page = await self._call(
+                "query",
+                KeyConditionExpression="pk = :pk AND begins_with(sk, :attempt)",
+                ExpressionAttributeValues=_values({":pk": f"JOB#{job_id}", ":attempt": "ATTEMPT#"}),
+                ConsistentRead=True,
+                **start,
+            )
+            for raw in page["Items"]:
+                item = _plain(raw)
+                found.append(_attempt(job_id, int(item["sk"].removeprefix("ATTEMPT#")), item))
+            if "LastEvaluatedKey" not in page:
+                return found
+            start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+
+    async def _update(self, job_id: str, number: int, expression: str, values: dict[str, Any]) -> None:
+        await self._call(
+            "update_item",
+            Key=_key(job_id, _attempt_key(number)),
+            UpdateExpression=expression,
+            ExpressionAttributeValues=_values(values),
+        )
+
+    def _expires(self, now: datetime) -> int:
+        return int((now + self._ttl).timestamp())
+
+    async def _call(self, operation: str, **arguments: Any) -> Any:
+        try:
+            return await getattr(self._client, operation)(TableName=self._name, **arguments)
+        except ClientError as error:
+            if code_of(error) == "ConditionalCheckFailedException":
+                raise _ConditionFailed from None
+            setting = "EXPORT_TABLE_NAME" if code_of(error) == "ResourceNotFoundException" else None
+            raise unavailable("dynamodb", error, setting) from None
+        except BotoCoreError as error:
+            raise unavailable("dynamodb", error) from None
+
+
+class _ConditionFailed(Exception):
+    pass
+
+
+def _attempt_key(number: int) -> str:
+    return f"ATTEMPT#{number:04d}"
+
+
+def _key(job_id: str, sort: str) -> dict[str, Any]:
+    return _values({"pk": f"JOB#{job_id}", "sk": sort})
+
+
+def _item(job_id: str, sort: str, fields: dict[str, Any]) -> dict[str, Any]:
+    return _key(job_id, sort) | _values({name: value for name, value in fields.items() if value is not None})
+
+
+def _values(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: _serialize(Decimal(str(value)) if isinstance(value, float) else value) for name, value in fields.items()}
+
+
+def _plain(item: dict[str, Any]) -> dict[str, Any]:
+    plain = {name: _deserialize(value) for name, value in item.items()}
+    return {name: int(value) if isinstance(value, Decimal) else value for name, value in plain.items()}
+
+
+def _attempt(job_id: str, number: int, item: dict[str, Any]) -> Attempt:
+    key = item.get("sealKey")
+    return Attempt(
+        job_id=job_id,
+        number=number,
+        request_digest=item["requestDigest"],
+        token=item.get("taskToken"),
+        published=item["published"],
+        answer=CallbackAnswered.model_validate_json(item["callback"]) if "callback" in item else None,
+        seal_key=bytes(key) if key is not None else None,
+    )

@@ -1,0 +1,163 @@
+"""Every port in memory: for tests, and for reading what each port promises without a cloud in the way."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from export_service.messages import CallbackAnswered, JobSnapshot
+from export_service.ports import Attempt, QueueMessage
+
+
+class SystemClock:
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+@dataclass
+class FixedClock:
+    """A clock that a test moves by hand."""
+
+    at: datetime
+
+    def now(self) -> datetime:
+        return self.at
+
+
+class MemoryQueue:
+    """A queue whose messages stay invisible from receive until release, and come again after it."""
+
+    def __init__(self, name: str = "export-jobs") -> None:
+        self.name = name
+        self._visible: asyncio.Queue[QueueMessage] = asyncio.Queue()
+        self.in_flight: dict[str, QueueMessage] = {}
+        self.deleted: list[str] = []
+        self._sent = 0
+
+    def send(self, body: str, attributes: Mapping[str, str] | None = None) -> str:
+        """Put a message on the queue; its id."""
+        self._sent += 1
+        id_ = f"m{self._sent}"
+        self._visible.put_nowait(QueueMessage(id_, body, receipt=f"{id_}-r0", receive_count=0, attributes=attributes or {}))
+        return id_
+
+    def empty(self) -> bool:
+        return self._visible.empty() and not self.in_flight
+
+    async def receive(self) -> list[QueueMessage]:
+        try:
+            message = await asyncio.wait_for(self._visible.get(), timeout=0.05)
+        except TimeoutError:
+            return []
+        count = message.receive_count + 1
+        message = replace(message, receive_count=count, receipt=f"{message.id}-r{count}")
+        self.in_flight[message.id] = message
+        return [message]
+
+    async def delete(self, message: QueueMessage) -> None:
+        if self.in_flight.pop(message.id, None):
+            self.deleted.append(message.id)
+
+    async def release(self, message: QueueMessage, delay_seconds: int = 0) -> None:  # noqa: ARG002
+        if current := self.in_flight.pop(message.id, None):
+            self._visible.put_nowait(current)
+
+
+@dataclass
+class MemoryLedger:
+    attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
+
+    async def open_attempt(
+        self,
+        job_id: str,
+        token: str | None,
+        request_digest: str,
+        seal_key: bytes | None,
+        now: datetime,  # noqa: ARG002
+    ) -> Attempt:
+        known = [attempt for (job, _), attempt in sorted(self.attempts.items()) if job == job_id]
+        for attempt in known:
+            if attempt.request_digest != request_digest or attempt.token == token:
+                return attempt
+        number = len(known) + 1
+        key = known[0].seal_key if known else seal_key
+        self.attempts[job_id, number] = Attempt(job_id, number, request_digest, token, seal_key=key)
+        return self.attempts[job_id, number]
+
+    async def mark_published(self, job_id: str, number: int) -> None:
+        self.attempts[job_id, number] = replace(self.attempts[job_id, number], published=True)
+
+    async def attempt(self, job_id: str, number: int) -> Attempt | None:
+        return self.attempts.get((job_id, number))
+
+    async def seal_key(self, job_id: str) -> bytes | None:
+        first = self.attempts.get((job_id, 1))
+        return first.seal_key if first else None
+
+    async def record_answer(self, answer: CallbackAnswered) -> None:
+        place = (answer.job_id, answer.attempt)
+        self.attempts[place] = replace(self.attempts[place], answer=answer)
+
+
+@dataclass
+class MemorySnapshots:
+    items: dict[str, JobSnapshot] = field(default_factory=dict)
+
+    async def put(self, snapshot: JobSnapshot) -> bool:
+        known = self.items.get(snapshot.job_id)
+        if known and (known.attempt, known.version) >= (snapshot.attempt, snapshot.version):
+            return False
+        self.items[snapshot.job_id] = snapshot
+        return True
+
+    async def get(self, job_id: str) -> JobSnapshot | None:
+        return self.items.get(job_id)
+
+
+@dataclass
+class MemoryCallback:
+    """Takes every answer; `refuse` may raise instead, given the token."""
+
+    answers: list[tuple[str, ...]] = field(default_factory=list)
+    refuse: Callable[[str], None] = field(default=lambda _: None)
+
+    async def success(self, token: str, output: str) -> None:
+        self.refuse(token)
+        self.answers.append(("success", token, output))
+
+    async def failure(self, token: str, error: str, cause: str) -> None:
+        self.refuse(token)
+        self.answers.append(("failure", token, error, cause))
+
+
+@dataclass
+class MemoryPublisher:
+    """Keeps records by topic and confirms at once; with `confirm=False` a test settles `pending` itself."""
+
+    records: dict[str, list[tuple[bytes | None, bytes | None]]] = field(default_factory=lambda: defaultdict(list))
+    headers: list[Mapping[str, bytes] | None] = field(default_factory=list)
+    confirm: bool = True
+    pending: list["asyncio.Future[Any]"] = field(default_factory=list)
+
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        *,
+        partition: int | None = None,  # noqa: ARG002
+        headers: Mapping[str, bytes] | None = None,
+    ) -> "asyncio.Future[Any]":
+        self.records[topic].append((key, value))
+        self.headers.append(headers)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self.confirm:
+            future.set_result(None)
+        else:
+            self.pending.append(future)
+        return future
+
+    def values(self, topic: str) -> list[bytes]:
+        return [value for _, value in self.records[topic] if value is not None]

@@ -1,0 +1,83 @@
+"""Files and listings from S3."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from connectors.aws import code_of, is_transient
+from export_service.failures import PlanError, TransferError
+from export_service.sealing import without_query
+
+_CHUNK = 256 * 1024
+_CLASSES = {"NoSuchKey": "ObjectNotFound", "404": "ObjectNotFound", "NoSuchBucket": "BucketNotFound", "403": "AccessDenied"}
+
+
+class S3Download:
+    """The Download port over a GetObject answer."""
+
+    def __init__(self, answer: Any, url: str) -> None:
+        self._answer, self._url = answer, url
+
+    @property
+    def size(self) -> int | None:
+        return int(self._answer["ContentLength"])
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._answer["Body"].iter_chunks(_CHUNK):
+                yield chunk
+        except (BotoCoreError, ClientError, OSError, TimeoutError) as error:
+            raise failure_of(error, self._url) from None
+
+
+class S3Files:
+    """The FileSource port for s3://bucket/key, over an aioboto3 S3 client."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    @asynccontextmanager
+    async def open(self, url: str) -> AsyncIterator[S3Download]:
+        bucket, key = bucket_and_key(url)
+        try:
+            answer = await self._client.get_object(Bucket=bucket, Key=key)
+        except (BotoCoreError, ClientError) as error:
+            raise failure_of(error, without_query(url)) from None
+        async with answer["Body"]:
+            yield S3Download(answer, without_query(url))
+
+    async def list(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
+        bucket, key = bucket_and_key(prefix)
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
+        try:
+            async for page in pages:
+                for found in page.get("Contents", ()):
+                    if not found["Key"].endswith("/"):  # the marker that consoles create for an empty folder
+                        yield f"s3://{bucket}/{found['Key']}", found["Size"]
+        except (BotoCoreError, ClientError) as error:
+            failed = failure_of(error, prefix)
+            if failed.retryable:
+                raise failed from None
+            raise PlanError(f"prefix {prefix!r}: {failed}") from None
+
+
+def bucket_and_key(url: str) -> tuple[str, str]:
+    """s3://bucket/key -> (bucket, key). A key is taken as it is written; it may have a '?' only as %3F."""
+    parts = urlsplit(url)
+    key = parts.path.lstrip("/")
+    return parts.netloc, unquote(key) if "%" in key else key
+
+
+def failure_of(error: Exception, shown: str) -> TransferError:
+    """The failure class of an S3 error; its message names the object, never the request."""
+    if isinstance(error, ClientError):
+        code = code_of(error)
+        transient = is_transient(error)
+        return TransferError(_CLASSES.get(code, code), f"S3 answered {code} for {shown}", retryable=transient)
+    if isinstance(error, TimeoutError):
+        return TransferError("Timeout", f"{shown} did not send anything in time", retryable=True)
+    transient = not isinstance(error, BotoCoreError) or is_transient(error)
+    return TransferError("ConnectionFailed", f"no connection for {shown}: {type(error).__name__}", retryable=transient)

@@ -1,0 +1,62 @@
+"""`export-service`: the commands, each in a module of its own. Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong settings, 130 Ctrl-C."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from export_service import __version__
+from export_service._app_path import make_importable
+from export_service.failures import ExportError, SettingsError
+
+EXIT_SETTINGS = 78
+"""EX_CONFIG of sysexits.h: restarting does not help, so that a supervisor can tell."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Exports files for AWS Step Functions, as a stream-processing pipeline over Apache Kafka.",
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    del version
+
+
+def _register() -> None:
+    from export_service.cli import config, demo, dev, jobs, topics, worker
+
+    app.command("demo")(demo.demo)
+    app.add_typer(dev.app, name="dev")
+    app.command("worker")(worker.worker)
+    app.command("submit")(jobs.submit)
+    app.command("status")(jobs.status)
+    app.add_typer(topics.app, name="topics")
+    app.command("config")(config.config)
+
+
+def run() -> None:
+    """The console script. A failure that we know is one sentence, not a traceback."""
+    make_importable()
+    _register()
+    try:
+        app()
+    except SettingsError as error:
+        sys.stderr.write(f"export-service: wrong settings\n{error}\n")
+        raise SystemExit(EXIT_SETTINGS) from None
+    except ExportError as error:
+        sys.stderr.write(f"export-service: {error}\n")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

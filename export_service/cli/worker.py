@@ -1,0 +1,33 @@
+"""`export-service worker`: run the pipeline, or some of its roles."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from export_service import logs
+from export_service.failures import SettingsError
+from export_service.settings import ROLES, load
+
+
+def worker(
+    role: Annotated[str, typer.Option(help=f"Comma-separated roles: {', '.join(ROLES)}. Default: all of them.")] = "all",
+) -> None:
+    """Run the pipeline: all roles in one process, or only some.
+
+    Settings come from the environment; `export-service config` lists them. SIGTERM drains.
+
+    Example: export-service worker --role download
+    """
+    import uvloop
+
+    from streams.worker import run_until_signalled
+
+    roles = ROLES if role == "all" else tuple(name.strip() for name in role.split(","))
+    if unknown := [name for name in roles if name not in ROLES]:
+        raise SettingsError(f"--role {','.join(unknown)}: known roles are {', '.join(ROLES)}")
+    settings = load()
+    logs.configure(settings.log.level, settings.log.format)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        code = runner.run(run_until_signalled(settings, roles))
+    raise typer.Exit(code)

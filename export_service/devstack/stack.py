@@ -1,0 +1,131 @@
+"""The whole embedded stack: Kafka and AWS started together, and what a client needs to know of them as environment variables."""
+
+import asyncio
+import json
+import shlex
+import signal
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from export_service.devstack import aws, kafka, processes
+from export_service.devstack.processes import DevstackError, claim_port
+
+
+@dataclass(frozen=True)
+class Service:
+    """One running part of the stack."""
+
+    name: str
+    pid: int
+    port: int
+    log: str
+    marker: str
+
+    @property
+    def up(self) -> bool:
+        return processes.alive(self.pid, self.marker)
+
+
+@dataclass
+class Stack:
+    """A stack and its state folder. `env` points any client at it."""
+
+    folder: Path
+    services: list[Service] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "stack.json"
+
+    def save(self) -> None:
+        self.file.write_text(json.dumps({"services": [asdict(s) for s in self.services], "env": self.env}, indent=2))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Stack | None":
+        """What `save` wrote; None if there is no stack. Its processes may be gone: see `Service.up`."""
+        try:
+            saved = json.loads((folder / "stack.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return cls(folder, [Service(**service) for service in saved["services"]], saved["env"])
+
+    def stop(self) -> list[str]:
+        """Stop what runs; the names of what was stopped."""
+        stopped = [service.name for service in self.services if processes.stop(service.pid, service.marker)]
+        self.file.unlink(missing_ok=True)
+        return stopped
+
+
+async def up(folder: Path, kafka_port: int | None = None, aws_port: int | None = None, *, detached: bool = False) -> Stack:
+    """Start Kafka and AWS side by side, and create queue, table, bucket and state machine.
+
+    Args:
+        folder: state and logs; made if missing.
+        detached: the processes live on when we end; otherwise they end with us, even if we are killed.
+
+    Raises:
+        DevstackError: a port is taken, a download is broken, a process does not come up. Nothing is left running.
+    """
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    kafka_port, aws_port = claim_port(kafka_port, "--kafka-port"), claim_port(aws_port, "--aws-port")
+    started: list[subprocess.Popen[bytes]] = []
+    stack = Stack(folder)
+    try:
+        emulator = aws.launch(folder, aws_port, detached=detached)
+        started.append(emulator)
+        broker = kafka.launch(folder / "kafka", kafka_port, detached=detached)
+        started.append(broker)
+        await asyncio.gather(aws.ready(emulator, aws_port, folder), kafka.ready(broker, kafka_port, folder / "kafka"))
+        endpoint = f"http://127.0.0.1:{aws_port}"
+        provisioned = await asyncio.to_thread(aws.Aws(endpoint).provision)
+    except BaseException:
+        for process in started:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        raise
+    stack.services = [
+        Service("kafka", broker.pid, kafka_port, str(folder / "kafka" / "kafka.log"), kafka.MARKER),
+        Service("aws", emulator.pid, aws_port, str(folder / "aws.log"), aws.MARKER),
+    ]
+    stack.env = environment(folder, kafka_port, endpoint, provisioned)
+    stack.save()
+    return stack
+
+
+def environment(folder: Path, kafka_port: int, endpoint: str, provisioned: aws.Provisioned) -> dict[str, str]:
+    """Everything that worker, CLI and any other client need."""
+    return {
+        "EXPORT_KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{kafka_port}",
+        "EXPORT_TOPICS_DECLARE": "true",
+        "EXPORT_QUEUE_URL": provisioned.queue_url,
+        # moto waits for messages in a loop that takes a tenth of a core; shorter polls of one receiver are kinder to two cores.
+        "EXPORT_QUEUE_RECEIVERS": "1",
+        "EXPORT_TABLE_NAME": aws.TABLE,
+        "EXPORT_CATALOG": f"s3://{aws.BUCKET}/{{exportId}}/manifest.jsonl",
+        "EXPORT_DESTINATION": f"{(folder / 'files').as_uri()}/{{jobId}}/",
+        "EXPORT_WORKER_STATE_DIR": str(folder / "worker"),
+        "EXPORT_STATE_MACHINE_ARN": provisioned.state_machine_arn,
+        "AWS_ENDPOINT": endpoint,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_REGION": aws.REGION,
+        "AWS_DEFAULT_REGION": aws.REGION,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+    }
+
+
+def exports(env: Mapping[str, str]) -> str:
+    """`export KEY=value` lines for a shell."""
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in env.items())
+
+
+def require(folder: Path) -> Stack:
+    """The running stack of a folder. Raises DevstackError."""
+    stack = Stack.load(folder)
+    if stack is None or not all(service.up for service in stack.services):
+        raise DevstackError(f"no stack is up in {folder}; start one with: export-service dev up --state-dir {folder}")
+    return stack

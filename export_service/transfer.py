@@ -1,0 +1,101 @@
+"""One file from its source to its destination: checked while it streams, retried by the class of what went wrong."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from export_service.backoff import pauses
+from export_service.failures import TransferError
+from export_service.messages import Outcome, Task, TaskResult
+from export_service.ports import Destinations, FileSource
+from export_service.settings import Download
+
+MAX_RETRY_AFTER = 60.0
+"""Seconds. A source that asks for more gets its retries sooner; the task would block a slot for nothing otherwise."""
+_FIRST_PAUSE, _MOST_PAUSE = 0.25, 10.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    attempts: int
+    timeout_seconds: float
+    max_bytes: int
+
+    @classmethod
+    def of(cls, settings: Download) -> "Limits":
+        return cls(settings.attempts, settings.timeout_seconds, settings.max_bytes)
+
+
+class Transfers:
+    """Callable as the download step's Transfer."""
+
+    def __init__(
+        self, sources: FileSource, destinations: Destinations, limits: Limits, *, sleep: Callable[[float], Any] = asyncio.sleep
+    ) -> None:
+        self._sources, self._destinations, self._limits, self._sleep = sources, destinations, limits, sleep
+
+    async def __call__(self, destination: str, task: Task, url: str) -> TaskResult:
+        """The outcome; never raises but for cancellation, which leaves nothing behind."""
+        started = time.monotonic()
+        for attempts, pause in enumerate(pauses(_FIRST_PAUSE, _MOST_PAUSE), start=1):
+            try:
+                async with asyncio.timeout(self._limits.timeout_seconds):
+                    size, digest = await self._once(destination, task, url)
+            except TransferError as error:
+                failed = error
+            except TimeoutError:
+                text = f"{task.url} was not done in {self._limits.timeout_seconds:g} s"
+                failed = TransferError("Timeout", text, retryable=True)
+            else:
+                return self._result(task, Outcome.SUCCEEDED, attempts, started, bytes=size, sha256=digest)
+            if not failed.retryable or attempts >= self._limits.attempts:
+                error_fields = {"error": failed.error, "message": failed.message[:500]}
+                return self._result(task, Outcome.FAILED, attempts, started, **error_fields)
+            await self._sleep(max(pause, min(failed.retry_after or 0.0, MAX_RETRY_AFTER)))
+        raise AssertionError("pauses never end")
+
+    async def _once(self, destination: str, task: Task, url: str) -> tuple[int, str]:
+        digest, size = hashlib.sha256(), 0
+        async with self._sources.open(url) as download:
+            announced = task.size if task.size is not None else download.size
+            if announced is not None and announced > self._limits.max_bytes:
+                raise self._too_large(task)
+            async with self._destinations.at(destination).create(task.name, announced) as sink:
+                async for chunk in download.chunks():
+                    size += len(chunk)
+                    if size > self._limits.max_bytes:
+                        raise self._too_large(task)
+                    digest.update(chunk)
+                    await sink.write(chunk)
+                # Inside the sink's context: a file that is not what was promised never gets its final name.
+                _check(task, download.size, size, digest.hexdigest())
+        return size, digest.hexdigest()
+
+    def _too_large(self, task: Task) -> TransferError:
+        text = f"{task.url} is larger than EXPORT_DOWNLOAD_MAX_BYTES={self._limits.max_bytes}"
+        return TransferError("TooLarge", text, retryable=False)
+
+    def _result(self, task: Task, outcome: Outcome, attempts: int, started: float, **fields: Any) -> TaskResult:
+        return TaskResult(
+            index=task.index,
+            outcome=outcome,
+            name=task.name,
+            url=task.url,
+            attempts=attempts,
+            duration_ms=round((time.monotonic() - started) * 1000),
+            **fields,
+        )
+
+
+def _check(task: Task, announced: int | None, size: int, sha256: str) -> None:
+    """Against what the source announced, then against what the request says. A wrong length may be a cut connection: try again."""
+    if announced is not None and size != announced:
+        raise TransferError("IncompleteRead", f"{task.url} sent {size} of {announced} bytes", retryable=True)
+    if task.size is not None and size != task.size:
+        raise TransferError("SizeMismatch", f"{task.url} has {size} bytes, the request says {task.size}", retryable=True)
+    if task.sha256 is not None and sha256 != task.sha256.lower():
+        text = f"{task.url} has SHA-256 {sha256}, the request says {task.sha256}"
+        raise TransferError("ChecksumMismatch", text, retryable=True)

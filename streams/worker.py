@@ -1,0 +1,267 @@
+"""The only composition root: wires connectors, streams, agents and tables into a worker, and runs it until it is told to stop.
+
+Reading order is data flow: connector -> plan -> download -> tally -> callback, snapshot.
+"""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import structlog
+
+from agents.callback import Answerer, callback
+from agents.download import Downloader
+from agents.plan import Planner, plan
+from agents.report import Reporter
+from agents.snapshot import snapshot
+from agents.tally import tally
+from connectors.aws import Clients
+from connectors.destinations import StoreDestinations
+from connectors.dynamodb import DynamoTable
+from connectors.http_files import open_http
+from connectors.intake import Intake
+from connectors.memory import SystemClock
+from connectors.s3_files import S3Files
+from connectors.sources import LocalFiles, Sources
+from connectors.sqs import open_queue
+from connectors.step_functions import StepFunctionsCallback
+from export_service.backoff import until_available
+from export_service.failures import SettingsError
+from export_service.requests import Policy
+from export_service.settings import ROLES, Settings
+from export_service.transfer import Limits, Transfers
+from streams.app import REVOKE_SECONDS
+from streams.dead_letters import DeadLetters
+from streams.publisher import KafkaPublisher
+from streams.results_reader import read_results
+from streams.role import FaustRole, confirmed_table
+from streams.topics import Topics, ensure, topics
+from tables.jobs import Jobs
+from tables.shards import Shards
+
+EXIT_FAILED = 1
+"""Something unexpected: restart the worker, it replays what was not confirmed."""
+
+
+class Worker:
+    """Some roles of one process.
+
+    Args:
+        ready: called once when all roles have started.
+    """
+
+    def __init__(self, settings: Settings, roles: Collection[str], ready: Callable[[], None] = lambda: None) -> None:
+        self._settings, self._roles, self._ready = settings, roles, ready
+        self._log: Any = structlog.get_logger()
+        self._stop = asyncio.Event()
+        self._failure: BaseException | None = None
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _fatal(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+            self._stop.set()
+
+    async def run(self) -> int:
+        """Run until `stop` or a fatal error. Exit code: 0, or 1 after an error. Raises SettingsError."""
+        if "connector" in self._roles and self._settings.queue.url is None:
+            raise SettingsError("EXPORT_QUEUE_URL is not set: the connector role needs the SQS queue to read; set it or use --role")
+        names = topics(self._settings)
+        await until_available(lambda: ensure(self._settings, names), self._log)
+        async with AsyncExitStack() as stack:
+            publisher = await until_available(
+                lambda: stack.enter_async_context(KafkaPublisher(self._settings)), self._log
+            )
+            parts = await Parts.open(self._settings, names, publisher, stack, self._log)
+            starts: list[Callable[[], Awaitable[None]]] = []
+            stops: list[Callable[[], Awaitable[None]]] = []
+            for name in ROLES:
+                if name in self._roles:
+                    start, stop = _BUILD[name](parts, self._fatal)
+                    starts.append(start)
+                    stops.append(stop)
+            await asyncio.gather(*(start() for start in starts))
+            self._log.info("Worker ready", roles=list(self._roles))
+            self._ready()
+            await self._stop.wait()
+            if self._failure is not None:
+                self._log.error("Worker failed; what is not confirmed will be replayed", exc_info=self._failure)
+                return EXIT_FAILED
+            self._log.info("Worker draining", seconds=self._settings.worker.drain_seconds)
+            # In flow order, so that what a step hands on while it drains still finds the next one at work.
+            for stop in stops:
+                await stop()
+        self._log.info("Worker stopped")
+        return 0
+
+
+class Parts:
+    """What the roles share."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        names: Topics,
+        publisher: KafkaPublisher,
+        table: DynamoTable,
+        step_functions: StepFunctionsCallback,
+        sources: Sources,
+        destinations: StoreDestinations,
+        queue: Any,
+        log: Any,
+    ) -> None:
+        self.settings, self.topics, self.publisher, self.table = settings, names, publisher, table
+        self.step_functions, self.sources, self.destinations, self.queue = step_functions, sources, destinations, queue
+        self.log, self.clock = log, SystemClock()
+        self.dead_letters = DeadLetters(publisher, names.dead_letters.name, self.clock)
+
+    @classmethod
+    async def open(
+        cls, settings: Settings, names: Topics, publisher: KafkaPublisher, stack: AsyncExitStack, log: Any
+    ) -> "Parts":
+        clients = Clients(settings.aws)
+        dynamodb = await stack.enter_async_context(clients.open("dynamodb"))
+        s3 = await stack.enter_async_context(clients.open("s3", connections=settings.download.concurrency + 16))
+        sfn = await stack.enter_async_context(clients.open("stepfunctions", connections=settings.callback.concurrency))
+        http = await stack.enter_async_context(open_http(settings.download))
+        queue = None
+        if settings.queue.url is not None:
+            sqs = await stack.enter_async_context(clients.open("sqs"))
+            queue = await stack.enter_async_context(open_queue(sqs, settings.queue.url, settings.queue.wait_seconds))
+        s3_files = S3Files(s3)
+        sources = Sources({"http": http, "https": http, "s3": s3_files, "file": LocalFiles(settings.plan.file_root)})
+        table = DynamoTable(dynamodb, settings.table.name, timedelta(days=settings.table.ttl_days))
+        destinations = StoreDestinations(s3)
+        return cls(settings, names, publisher, table, StepFunctionsCallback(sfn), sources, destinations, queue, log)
+
+
+Fatal = Callable[[BaseException], None]
+StartStop = tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[None]]]
+
+
+def _connector(parts: Parts, fatal: Fatal) -> StartStop:
+    settings = parts.settings
+    intake = Intake(
+        parts.queue,
+        parts.table,
+        parts.publisher,
+        parts.step_functions,
+        parts.clock,
+        Policy.of(settings),
+        settings.queue,
+        settings.callback,
+        requests_topic=parts.topics.requests.name,
+        dead_letters_topic=parts.topics.dead_letters.name,
+        log=parts.log,
+    )
+    own_stop = asyncio.Event()
+    running: list[asyncio.Task[None]] = []
+
+    async def start() -> None:
+        task = asyncio.create_task(intake.run(own_stop))
+        task.add_done_callback(lambda done: None if done.cancelled() or not (e := done.exception()) else fatal(e))
+        running.append(task)
+
+    async def stop() -> None:
+        own_stop.set()
+        await asyncio.wait(running, timeout=settings.worker.drain_seconds)
+
+    return start, stop
+
+
+def _plan(parts: Parts, fatal: Fatal) -> StartStop:
+    role = FaustRole(parts.settings, "plan", fatal)
+    planner = Planner(
+        parts.sources, parts.table, parts.publisher, parts.topics, parts.settings.plan.max_files, parts.log
+    )
+    role.consume(parts.topics.requests.name, plan(planner, parts.dead_letters), concurrency=8)
+    return role.start, role.stop
+
+
+def _download(parts: Parts, fatal: Fatal) -> StartStop:
+    settings = parts.settings.download
+    role = FaustRole(parts.settings, "download", fatal)
+    downloader = Downloader(
+        Transfers(parts.sources, parts.destinations, Limits.of(settings)),
+        parts.table,
+        parts.publisher,
+        parts.dead_letters,
+        parts.topics,
+        parts.log,
+        concurrency=settings.concurrency,
+        publish_seconds=settings.publish_seconds,
+    )
+    role.consume(parts.topics.tasks.name, downloader.handle)
+    role.drain_with(downloader.drain)
+
+    async def start() -> None:
+        downloader.start(fatal)
+        await role.start()
+
+    return start, role.stop
+
+
+def _tally(parts: Parts, fatal: Fatal) -> StartStop:
+    names, publisher = parts.topics, parts.publisher
+    role = FaustRole(parts.settings, "tally", fatal)
+    role.app.revoke_seconds = REVOKE_SECONDS
+    jobs = confirmed_table(role, publisher, "jobs", names.jobs_changelog.name)
+    shards = confirmed_table(role, publisher, "shards", names.shards_changelog.name)
+
+    async def flush() -> list["asyncio.Future[Any]"]:
+        return [*await jobs.flush(), *await shards.flush()]
+
+    every = timedelta(seconds=parts.settings.tally.snapshot_seconds)
+    handle = tally(Jobs(jobs), Shards(shards), flush, publisher, parts.dead_letters, names, every)
+    role.consume(names.results.name, handle)
+    return role.start, role.stop
+
+
+def _callback(parts: Parts, fatal: Fatal) -> StartStop:
+    role = FaustRole(parts.settings, "callback", fatal)
+    answerer = Answerer(parts.step_functions, parts.table, parts.clock, parts.settings.callback, parts.log)
+    reporter = Reporter(partial(read_results, parts.settings, parts.topics.results.name), parts.destinations)
+    handle = callback(answerer, reporter, parts.publisher, parts.dead_letters, parts.topics, parts.log)
+    role.consume(parts.topics.completions.name, handle, concurrency=parts.settings.worker.ack_window)
+    return role.start, role.stop
+
+
+def _snapshot(parts: Parts, fatal: Fatal) -> StartStop:
+    role = FaustRole(parts.settings, "snapshot", fatal, parts.topics.compacted())
+    handle = snapshot(parts.table, parts.dead_letters, parts.log)
+    role.consume(parts.topics.snapshots.name, handle, concurrency=parts.settings.worker.ack_window)
+    return role.start, role.stop
+
+
+_BUILD: dict[str, Callable[[Parts, Fatal], StartStop]] = {
+    "connector": _connector,
+    "plan": _plan,
+    "download": _download,
+    "tally": _tally,
+    "callback": _callback,
+    "snapshot": _snapshot,
+}
+
+
+async def run_until_signalled(settings: Settings, roles: Collection[str]) -> int:
+    """SIGTERM and SIGINT drain; a second one ends at once."""
+    worker = Worker(settings, roles)
+    loop = asyncio.get_running_loop()
+    told = False
+
+    def on_signal() -> None:
+        nonlocal told
+        if told:
+            raise SystemExit(130)
+        told = True
+        worker.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    return await worker.run()
