@@ -111,7 +111,9 @@ class Downloader:
                 continue
             self._busy += 1
             try:
-                batch.unpublished.append(await self._one(batch, task))
+                # In two lines: the list may be published, and be another one, by the time the transfer is done.
+                result = await self._one(batch, task)
+                batch.unpublished.append(result)
                 batch.left.discard(task.index)
             finally:
                 self._busy -= 1

@@ -7,6 +7,7 @@ What differs from a plain Faust app, and why (P-numbers: docs/decisions/0002-fau
 - a step that raises stops the process instead of losing the record (P3, P4).
 """
 
+import logging
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
@@ -26,9 +27,14 @@ REVOKE_SECONDS = 5.0
 Without it, the next owner would fold those records again (harmless, but slow)."""
 
 
+LOGGER = logging.getLogger("faust.app")
+"""Faust's services log their starting and stopping under their module's name; under Faust's own it is as quiet as the rest of it."""
+
+
 class WindowConsumer(Consumer):
     """Commits what the ack window says."""
 
+    logger = LOGGER
     window: AckWindow
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
@@ -48,6 +54,7 @@ class WindowTransport(Transport):
 class ExportApp(faust.App):
     """One role's app. `window` belongs to its one agent."""
 
+    logger = LOGGER
     window: AckWindow
     on_failure: Callable[[BaseException], None]
     revoke_seconds = 0.0

@@ -6,6 +6,7 @@ gives the delivery futures, so that the ack window can hold the record until the
 """
 
 import asyncio
+import logging
 from typing import Any
 
 import faust
@@ -17,6 +18,7 @@ from export_service.ports import Publisher
 class ConfirmedTable(faust.Table):  # type: ignore[type-arg]
     """Bytes to bytes. Written only while its agent iterates a record, on that record's partition (P11)."""
 
+    logger = logging.getLogger("faust.tables")
     publisher: Publisher
 
     def on_key_set(self, key: bytes, value: bytes) -> None:

@@ -19,8 +19,8 @@ QUEUE, TABLE, BUCKET, STATE_MACHINE = "export-jobs", "export-jobs", "exports", "
 
 def launch(folder: Path, port: int, *, detached: bool = False) -> "subprocess.Popen[bytes]":
     folder.mkdir(parents=True, exist_ok=True)
-    # moto checks credentials of nobody, but botocore inside it wants some.
-    env = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": REGION}
+    # moto checks nobody, but botocore inside it wants credentials; its Step Functions call its SQS at MOTO_PORT.
+    env = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": REGION, "MOTO_PORT": str(port)}
     return start([sys.executable, "-m", MARKER, str(port)], folder / "aws.log", env, detached=detached)
 
 

@@ -1,0 +1,87 @@
+"""`export-service submit` and `status`: one job, from the outside."""
+
+import asyncio
+import json
+import sys
+import uuid
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from export_service.failures import ExportError, SettingsError
+from export_service.messages import JobSnapshot
+from export_service.requests import Policy, parse
+from export_service.settings import load
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+def submit(
+    url: Annotated[list[str] | None, typer.Option(help="A file to export; may be repeated.")] = None,
+    manifest: Annotated[str | None, typer.Option(help="URL of a manifest (.jsonl or .csv).")] = None,
+    prefix: Annotated[str | None, typer.Option(help="s3://bucket/prefix/ to export.")] = None,
+    body: Annotated[Path | None, typer.Option(help="File with a whole SQS message; the other options are left out.")] = None,
+    destination: Annotated[str | None, typer.Option(help="Folder or s3:// prefix, if not the default.")] = None,
+    export_id: Annotated[str, typer.Option(help="What the caller calls this export.")] = "cli",
+    user_id: Annotated[str, typer.Option(help="On whose behalf.")] = "cli",
+    as_json: Json = False,
+) -> None:
+    """Send an export request to the queue (without a task token: nobody waits for it). Prints the job's id.
+
+    Example: export-service submit --url https://example.com/a.csv --url https://example.com/b.csv
+    """
+    settings = load()
+    if settings.queue.url is None:
+        raise SettingsError("EXPORT_QUEUE_URL is not set: where should the request go?")
+    message: dict[str, Any] = {"jobId": str(uuid.uuid4()), "exportId": export_id, "userId": user_id}
+    if url:
+        message["files"] = [{"url": each} for each in url]
+    if manifest:
+        message["manifest"] = {"url": manifest, "format": "csv" if manifest.endswith(".csv") else "jsonl"}
+    message |= {name: value for name, value in (("prefix", prefix), ("destination", destination)) if value}
+    text = body.read_text() if body else json.dumps(message)
+    # The same check as the connector's, so that a mistake shows here and not in the dead letters.
+    parsed = parse(text, Policy.of(settings))
+    asyncio.run(_send(settings.queue.url, text))
+    sys.stdout.write(json.dumps({"jobId": parsed.job_id}) + "\n" if as_json else parsed.job_id + "\n")
+
+
+def status(job_id: str, as_json: Json = False) -> None:
+    """Show where a job stands. Exit code 1 if it is not known.
+
+    Example: export-service status 550e8400-e29b-41d4-a716-446655440000
+    """
+    snapshot = asyncio.run(_snapshot(job_id))
+    if snapshot is None:
+        raise ExportError(f"job {job_id} is not known in the table (EXPORT_TABLE_NAME); it may not have started yet")
+    fields = snapshot.model_dump(mode="json", exclude={"v", "type"}, exclude_none=True)
+    if as_json:
+        sys.stdout.write(json.dumps(fields) + "\n")
+        return
+    for name, value in fields.items():
+        sys.stdout.write(f"{name:<15} {value}\n")
+
+
+async def _send(queue_url: str, body: str) -> None:
+    from connectors.aws import Clients, unavailable
+
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    async with Clients(load().aws).open("sqs") as client:
+        try:
+            await client.send_message(QueueUrl=queue_url, MessageBody=body)
+        except (BotoCoreError, ClientError) as error:
+            raise unavailable("sqs", error, "EXPORT_QUEUE_URL") from None
+
+
+async def _snapshot(job_id: str) -> JobSnapshot | None:
+    from connectors.aws import Clients
+    from connectors.dynamodb import DynamoTable
+
+    settings = load()
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(Clients(settings.aws).open("dynamodb"))
+        return await DynamoTable(client, settings.table.name, timedelta(days=settings.table.ttl_days)).get(job_id)

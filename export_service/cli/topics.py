@@ -1,0 +1,51 @@
+"""`export-service topics`: the manifest of topics, declared and checked."""
+
+import asyncio
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from export_service.settings import load
+
+app = typer.Typer(no_args_is_help=True, help="The topics of the pipeline.")
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+@app.command()
+def declare(as_json: Json = False) -> None:
+    """Create the topics that are missing, and check the partitions of those that exist.
+
+    Example: EXPORT_TOPICS_PARTITIONS=16 export-service topics declare
+    """
+    from streams.topics import declare as declare_topics
+    from streams.topics import topics
+
+    settings = load()
+    created = asyncio.run(declare_topics(settings, topics(settings).manifest()))
+    if as_json:
+        sys.stdout.write(json.dumps({"created": created}) + "\n")
+    else:
+        sys.stdout.write("".join(f"created {name}\n" for name in created) or "All topics exist.\n")
+
+
+@app.command(name="list")
+def list_topics(as_json: Json = False) -> None:
+    """Show the manifest: what each topic carries, its key, partitions and retention.
+
+    Example: export-service topics list
+    """
+    from streams.topics import topics
+
+    manifest = topics(load()).manifest()
+    if as_json:
+        rows = [
+            {"name": s.name, "key": s.key, "carries": s.carries, "partitions": s.partitions, "config": dict(s.config)}
+            for s in manifest
+        ]
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        return
+    for spec in manifest:
+        kept = "compacted" if spec.compacted else f"{spec.retention_days} days"
+        sys.stdout.write(f"{spec.name:<34} {spec.partitions:>3} partitions, {kept}\n    {spec.carries}, by {spec.key}\n")
