@@ -1,0 +1,66 @@
+"""The stack that broker and end-to-end tests share: one Kafka and one AWS emulator a session.
+
+Kafka is, in this order: the broker that EXPORT_TEST_KAFKA names, a container if a Docker engine answers, else the embedded one.
+"""
+
+import asyncio
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from export_service._app_path import make_importable
+from export_service.devstack import stack as stacks
+from export_service.settings import Settings, load
+
+make_importable()
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stacks.Stack]:
+    """Kafka and AWS, with queue, table, bucket and state machine."""
+    running = asyncio.run(stacks.up(tmp_path_factory.mktemp("stack")))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def kafka(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Bootstrap servers of a real broker."""
+    given = os.environ.get("EXPORT_TEST_KAFKA")
+    if given:
+        yield given
+    elif _docker_answers():
+        from testcontainers.kafka import KafkaContainer
+
+        with KafkaContainer("apache/kafka:4.3.1") as container:
+            yield container.get_bootstrap_server()
+    else:
+        embedded: stacks.Stack = request.getfixturevalue("stack")
+        yield embedded.env["EXPORT_KAFKA_BOOTSTRAP_SERVERS"]
+
+
+@pytest.fixture
+def settings(kafka: str, tmp_path: Path) -> Settings:
+    """Settings with topics, groups and state of this test's own."""
+    unique = uuid.uuid4().hex[:8]
+    return load(
+        app_id=f"test-{unique}",
+        kafka={"bootstrap_servers": kafka},
+        topics={"prefix": f"test-{unique}.", "partitions": 2, "task_partitions": 2, "declare": True},
+        worker={"state_dir": tmp_path / "state", "drain_seconds": 5},
+    )
+
+
+def _docker_answers() -> bool:
+    try:
+        import docker
+
+        client = docker.from_env(timeout=2)
+        client.ping()
+        client.close()
+    except Exception:  # no engine, no socket, no permission: all mean the embedded broker
+        return False
+    return True

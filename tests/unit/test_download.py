@@ -1,0 +1,147 @@
+"""The download step: every outcome of a batch is published before the batch is acked, whatever happens in between."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import structlog
+
+from agents.download import Downloader
+from connectors.memory import MemoryLedger, MemoryPublisher, SystemClock
+from export_service.messages import Outcome, Task, TaskBatch, TaskResult, TaskResults
+from export_service.ports import Attempt
+from export_service.sealing import new_key, seal
+from export_service.settings import load
+from streams.ack_window import AckWindow, Place
+from streams.dead_letters import DeadLetters
+from streams.steps import Incoming
+from streams.topics import topics
+
+NAMES = topics(load())
+HERE = Place(NAMES.tasks.name, 0)
+
+
+class Bench:
+    """A Downloader over memory ports; `transfer` is the test's."""
+
+    def __init__(self, transfer: Callable[[str, Task, str], Awaitable[TaskResult]], publish_seconds: float = 60) -> None:
+        self.publisher, self.ledger, self.errors = MemoryPublisher(), MemoryLedger(), list[BaseException]()
+        self.window = AckWindow(100, self.errors.append)
+        self.downloader = Downloader(
+            transfer,
+            self.ledger,
+            self.publisher,
+            DeadLetters(self.publisher, NAMES.dead_letters.name, SystemClock()),
+            NAMES,
+            structlog.get_logger(),
+            concurrency=4,
+            publish_seconds=publish_seconds,
+        )
+        self.downloader.start(self.errors.append)
+
+    async def take(self, value: bytes, offset: int = 0) -> None:
+        entry = await self.window.admit(HERE, offset)
+        assert entry is not None
+        await self.downloader.handle(Incoming(HERE, offset, datetime.now(UTC), b"k", value), entry)
+
+    def published(self) -> list[int]:
+        values = map(TaskResults.model_validate_json, self.publisher.values(NAMES.results.name))
+        return [result.index for record in values for result in record.results]
+
+
+def batch(count: int, query: str | None = None) -> TaskBatch:
+    tasks = tuple(Task(index=i, url=f"http://h/{i}", query=query, name=f"n{i}") for i in range(count))
+    return TaskBatch(job_id="j", attempt=1, destination="file:///out/", tasks=tasks)
+
+
+def ok(task: Task) -> TaskResult:
+    return TaskResult(index=task.index, outcome=Outcome.SUCCEEDED, name=task.name, url=task.url)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_outcomes_that_are_published_early_do_not_swallow_those_still_under_way() -> None:
+    """A batch was acked without the outcomes that finished while an earlier part of it was being published."""
+    gates = {index: asyncio.Event() for index in range(4)}
+
+    async def transfer(_: str, task: Task, __: str) -> TaskResult:
+        await gates[task.index].wait()
+        return ok(task)
+
+    bench = Bench(transfer, publish_seconds=0.01)
+    await bench.take(batch(4).to_bytes())
+    for index, gate in gates.items():
+        gate.set()
+        await until(lambda seen=index: seen in bench.published())  # type: ignore[misc]
+    assert await bench.window.empty(10)
+    assert sorted(bench.published()) == [0, 1, 2, 3]
+    await bench.downloader.drain(1)
+
+
+async def test_a_batch_is_acked_only_when_its_results_are_confirmed() -> None:
+    async def transfer(_: str, task: Task, __: str) -> TaskResult:
+        return ok(task)
+
+    bench = Bench(transfer)
+    bench.publisher.confirm = False
+    await bench.take(batch(3).to_bytes())
+    await until(lambda: len(bench.publisher.pending) == 1)
+    assert bench.window.position(HERE) == 0
+    bench.publisher.pending[0].set_result(None)
+    assert await bench.window.empty(10)
+    assert bench.window.position(HERE) == 1
+    await bench.downloader.drain(1)
+
+
+async def test_a_drain_publishes_what_is_done_and_hands_back_the_rest() -> None:
+    async def transfer(_: str, task: Task, __: str) -> TaskResult:
+        if task.index >= 2:
+            await asyncio.Event().wait()
+        return ok(task)
+
+    bench = Bench(transfer)
+    await bench.take(batch(6).to_bytes())
+    await until(lambda: bench.downloader._busy == 4)
+    await bench.downloader.drain(0.05)
+    (rest,) = map(TaskBatch.model_validate_json, bench.publisher.values(NAMES.tasks.name))
+    assert sorted(bench.published()) == [0, 1]
+    assert [task.index for task in rest.tasks] == [2, 3, 4, 5]
+    assert await bench.window.empty(10), "nothing is left to replay"
+    assert not bench.errors
+
+
+async def test_what_is_not_a_batch_goes_to_the_dead_letters_whole() -> None:
+    async def transfer(_: str, task: Task, __: str) -> TaskResult:
+        return ok(task)
+
+    bench = Bench(transfer)
+    await bench.take(b"\xff\x00 not a batch")
+    assert await bench.window.empty(10)
+    (letter,) = bench.publisher.values(NAMES.dead_letters.name)
+    assert b"/wAgbm90IGEgYmF0Y2g=" in letter
+    await bench.downloader.drain(1)
+
+
+async def test_a_sealed_query_is_opened_with_the_jobs_key_and_stays_out_of_the_results() -> None:
+    seen: list[str] = []
+
+    async def transfer(_: str, task: Task, url: str) -> TaskResult:
+        seen.append(url)
+        return ok(task)
+
+    key = new_key()
+    bench = Bench(transfer)
+    bench.ledger.attempts["j", 1] = Attempt("j", 1, "digest", seal_key=key)
+    _, query = seal("http://h/0?Signature=secret", key)
+    await bench.take(batch(1, query).to_bytes(), 0)
+    await bench.take(batch(1, "bm90IHNlYWxlZCB3aXRoIHRoaXMga2V5").to_bytes(), 1)
+    assert await bench.window.empty(10)
+    records = [TaskResults.model_validate_json(value) for value in bench.publisher.values(NAMES.results.name)]
+    assert seen == ["http://h/0?Signature=secret"]
+    assert {result.error for record in records for result in record.results} == {None, "Unsealable"}
+    assert b"secret" not in b"".join(bench.publisher.values(NAMES.results.name))
+    await bench.downloader.drain(1)
