@@ -3,6 +3,7 @@
 P is one fixed number for every state topic, because Faust joins a table's changelog partition to its source partition by number.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -118,22 +119,28 @@ async def declare(settings: Settings, manifest: Sequence[TopicSpec], *, create: 
             ]
             answer = await admin.create_topics(new)
             for topic, code, *rest in answer.topic_errors:
-                # Another worker that starts beside us may have been faster.
-                if code not in (0, TopicAlreadyExistsError.errno):
+                if code == TopicAlreadyExistsError.errno:
+                    # Another worker that starts beside us was faster, or the list was older than the topics.
+                    missing = [spec for spec in missing if spec.name != topic]
+                elif code != 0:
                     raise SettingsError(f"Kafka refuses to create topic {topic}: {for_code(code).__name__} {rest}")
-        await _check_partitions(admin, [spec for spec in manifest if spec not in missing])
+        await _check_partitions(admin, manifest)
         return [spec.name for spec in missing]
-    except KafkaError as error:
+    except (KafkaError, TimeoutError) as error:
         raise _unreachable(settings, error) from None
     finally:
         await admin.close()
 
 
-async def _check_partitions(admin: AIOKafkaAdminClient, specs: list[TopicSpec]) -> None:
-    if not specs:
-        return
-    for found in await admin.describe_topics([spec.name for spec in specs]):
-        spec = next(spec for spec in specs if spec.name == found["topic"])
+async def _check_partitions(admin: AIOKafkaAdminClient, specs: Sequence[TopicSpec]) -> None:
+    by_name = {spec.name: spec for spec in specs}
+    async with asyncio.timeout(30):
+        # A broker hears of a new topic a moment after the controller has made it.
+        while not all(found["partitions"] for found in await admin.describe_topics(list(by_name))):
+            await asyncio.sleep(0.05)
+        described = await admin.describe_topics(list(by_name))
+    for found in described:
+        spec = by_name[found["topic"]]
         actual = len(found["partitions"])
         grown_tasks = spec.key == "job:index" and actual >= spec.partitions
         if actual != spec.partitions and not grown_tasks:

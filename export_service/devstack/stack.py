@@ -35,6 +35,8 @@ class Stack:
     folder: Path
     services: list[Service] = field(default_factory=list)
     env: dict[str, str] = field(default_factory=dict)
+    children: list["subprocess.Popen[bytes]"] = field(default_factory=list, repr=False)
+    """Those that this process started, so that they can be waited for."""
 
     @property
     def file(self) -> Path:
@@ -55,6 +57,8 @@ class Stack:
     def stop(self) -> list[str]:
         """Stop what runs; the names of what was stopped."""
         stopped = [service.name for service in self.services if processes.stop(service.pid, service.marker)]
+        for child in self.children:
+            child.wait()
         self.file.unlink(missing_ok=True)
         return stopped
 
@@ -72,8 +76,8 @@ async def up(folder: Path, kafka_port: int | None = None, aws_port: int | None =
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     kafka_port, aws_port = claim_port(kafka_port, "--kafka-port"), claim_port(aws_port, "--aws-port")
-    started: list[subprocess.Popen[bytes]] = []
     stack = Stack(folder)
+    started = stack.children
     try:
         emulator = aws.launch(folder, aws_port, detached=detached)
         started.append(emulator)
