@@ -147,7 +147,9 @@ class Settings(BaseSettings):
     @field_validator("catalog")
     @classmethod
     def _catalog(cls, value: str | None) -> str | None:
-        if value is not None and not value.endswith((".jsonl", ".csv")):
+        if not value:
+            return None
+        if not value.endswith((".jsonl", ".csv")):
             raise ValueError("must end in .jsonl or .csv, which says the manifest's format")
         return value
 
@@ -178,5 +180,5 @@ def load(**overrides: object) -> Settings:
         for mistake in error.errors():
             name = "EXPORT_" + "_".join(str(part) for part in mistake["loc"]).upper()
             given = "" if "password" in name.lower() or not mistake["loc"] else f"={mistake['input']!r}"
-            lines.append(f"{name.rstrip('_')}{given}: {mistake['msg']}")
+            lines.append(f"{name.rstrip('_')}{given}: {mistake['msg'].removeprefix('Value error, ')}")
         raise SettingsError("\n".join(lines)) from None

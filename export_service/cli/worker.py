@@ -1,6 +1,8 @@
 """`export-service worker`: run the pipeline, or some of its roles."""
 
 import asyncio
+import logging
+import os
 from typing import Annotated
 
 import typer
@@ -29,5 +31,7 @@ def worker(
     settings = load()
     logs.configure(settings.log.level, settings.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        code = runner.run(run_until_signalled(settings, roles))
-    raise typer.Exit(code)
+        if runner.run(run_until_signalled(settings, roles)) != 0:
+            # A failed worker replays after its restart. Faust's threads are still at work on what we no longer trust.
+            logging.shutdown()
+            os._exit(1)

@@ -1,0 +1,172 @@
+"""A world for end-to-end tests: the embedded stack, worker processes, a file server whose answers a test decides."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export_service.devstack import aws, processes
+from export_service.devstack.stack import Stack
+
+
+class FileServer:
+    """Serves `content(path)` for every path but those in `missing`; `gate` holds answers back while it is cleared."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[str] = Counter()
+        self.missing: set[str] = set()
+        self.gate = threading.Event()
+        self.gate.set()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                outer.requests[self.path] += 1
+                name = self.path.partition("?")[0]
+                if name in outer.missing:
+                    self.send_error(404)
+                    return
+                outer.gate.wait(60)
+                body = outer.content(name)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                return
+
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, *_: Any) -> None:
+                return  # a worker that is killed cuts its connections
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.base = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    @staticmethod
+    def content(path: str) -> bytes:
+        return (f"content of {path}\n" * 50).encode()
+
+    def close(self) -> None:
+        self.gate.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class World:
+    """One test's queue, table, topics, state machine and workers."""
+
+    def __init__(self, stack: Stack, folder: Path, files: FileServer) -> None:
+        unique = uuid.uuid4().hex[:8]
+        self.folder, self.files, self.stack = folder, files, stack
+        self.aws = aws.Aws(stack.env["AWS_ENDPOINT"])
+        self.sqs, self.machine, self.table = (self.aws.client(name) for name in ("sqs", "stepfunctions", "dynamodb"))
+        self.queue = self.sqs.create_queue(QueueName=f"q-{unique}", Attributes={"VisibilityTimeout": "60"})["QueueUrl"]
+        self.table_name = f"t-{unique}"
+        aws.create_table(self.table, self.table_name)
+        self.arn = aws.create_state_machine(self.machine, f"m-{unique}", self.queue)
+        self.env = stack.env | {
+            "EXPORT_APP_ID": f"e2e-{unique}",
+            "EXPORT_TOPICS_PREFIX": f"e2e-{unique}.",
+            "EXPORT_TOPICS_PARTITIONS": "2",
+            "EXPORT_TOPICS_TASK_PARTITIONS": "2",
+            "EXPORT_QUEUE_URL": self.queue,
+            "EXPORT_QUEUE_WAIT_SECONDS": "2",
+            "EXPORT_TABLE_NAME": self.table_name,
+            "EXPORT_CATALOG": f"s3://exports/{unique}/{{exportId}}.jsonl",
+            "EXPORT_DESTINATION": f"{(folder / 'out').as_uri()}/{{jobId}}/",
+            "EXPORT_LOG_FORMAT": "json",
+            "EXPORT_WORKER_DRAIN_SECONDS": "1",
+        }
+        self._prefix = unique
+        self._workers: list[subprocess.Popen[bytes]] = []
+
+    def worker(self, **env: str) -> subprocess.Popen[bytes]:
+        """Start a worker and wait until it is ready."""
+        number = len(self._workers)
+        log = self.folder / f"worker-{number}.log"
+        own = {"EXPORT_WORKER_STATE_DIR": str(self.folder / f"state-{number}")} | env
+        child = processes.start([sys.executable, "-m", "export_service", "worker"], log, self.env | own)
+        self._workers.append(child)
+        self.until(lambda: child.poll() is not None or '"Worker ready"' in log.read_text(), "the worker is ready")
+        assert child.poll() is None, log.read_text()
+        return child
+
+    def logs(self) -> list[dict[str, Any]]:
+        text = "".join(path.read_text() for path in sorted(self.folder.glob("worker-*.log")))
+        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+    def catalog(self, export_id: str, names: list[str]) -> None:
+        lines = [json.dumps({"url": f"{self.files.base}/{name}", "name": name}) for name in names]
+        self.aws.client("s3").put_object(
+            Bucket="exports", Key=f"{self._prefix}/{export_id}.jsonl", Body="\n".join(lines).encode()
+        )
+
+    def execute(self, export_id: str) -> tuple[str, str]:
+        """(execution ARN, job id)."""
+        job_id = str(uuid.uuid4())
+        text = json.dumps({"jobId": job_id, "exportId": export_id, "userId": "user-1"})
+        answer = self.machine.start_execution(stateMachineArn=self.arn, name=f"x-{uuid.uuid4().hex[:8]}", input=text)
+        return answer["executionArn"], job_id
+
+    def send(self, body: str | dict[str, Any]) -> None:
+        self.sqs.send_message(QueueUrl=self.queue, MessageBody=body if isinstance(body, str) else json.dumps(body))
+
+    def finished(self, arn: str) -> dict[str, Any]:
+        self.until(lambda: self.machine.describe_execution(executionArn=arn)["status"] != "RUNNING", f"{arn} ends")
+        answer: dict[str, Any] = self.machine.describe_execution(executionArn=arn)
+        return answer
+
+    def snapshot(self, job_id: str) -> dict[str, str]:
+        key = {"pk": {"S": f"JOB#{job_id}"}, "sk": {"S": "SNAPSHOT"}}
+        item = self.table.get_item(TableName=self.table_name, Key=key).get("Item", {})
+        return {name: next(iter(value.values())) for name, value in item.items()}
+
+    def ended(self, job_id: str) -> dict[str, str]:
+        self.until(lambda: "completedAt" in self.snapshot(job_id), f"job {job_id} ends")
+        return self.snapshot(job_id)
+
+    def output(self, job_id: str) -> dict[str, bytes]:
+        root = self.folder / "out" / job_id
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+    def queue_is_empty(self) -> bool:
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        counts = self.sqs.get_queue_attributes(QueueUrl=self.queue, AttributeNames=names)["Attributes"]
+        return all(counts[name] == "0" for name in names)
+
+    def until(self, condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                tails = "\n".join(processes.tail(path, 30) for path in sorted(self.folder.glob("worker-*.log")))
+                raise AssertionError(f"waited {seconds:g} s and still not: {what}\n{tails}")
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        for child in self._workers:
+            if child.poll() is None:
+                child.kill()
+            child.wait()
+
+
+@pytest.fixture
+def world(stack: Stack, tmp_path: Path) -> Iterator[World]:
+    files = FileServer()
+    made = World(stack, tmp_path, files)
+    yield made
+    made.close()
+    files.close()
