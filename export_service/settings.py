@@ -166,6 +166,7 @@ def _read_secret_files() -> None:
         if name.startswith("EXPORT_") and name.endswith("_FILE") and name.removesuffix("_FILE") not in os.environ:
             try:
                 os.environ[name.removesuffix("_FILE")] = Path(path).read_text().strip()
+                del os.environ[name]
             except OSError as error:
                 raise SettingsError(f"{name}={path}: {error.strerror}") from None
 

@@ -18,8 +18,12 @@ class Place(NamedTuple):
     partition: int
 
 
-class LostRecord(Exception):
-    """The consumer skipped an offset. Committing past it would lose a record, so the process must stop and replay."""
+class SkippedRecord(Exception):
+    """The consumer skipped `expected`. Committing past it would lose a record: it must be read again."""
+
+    def __init__(self, place: Place, expected: int, offset: int) -> None:
+        super().__init__(f"{place.topic}[{place.partition}]: offset {offset} came, {expected} was next")
+        self.expected = expected
 
 
 class _Partition:
@@ -76,11 +80,10 @@ class AckWindow:
     Args:
         limit: records under way at a time; `admit` waits when it is reached.
         fatal: told once of an error after which nothing is acked any more.
-        compacted: topics whose offsets have holes by nature.
     """
 
-    def __init__(self, limit: int, fatal: Callable[[BaseException], None], compacted: Collection[str] = ()) -> None:
-        self._limit, self._fatal, self._compacted = limit, fatal, compacted
+    def __init__(self, limit: int, fatal: Callable[[BaseException], None]) -> None:
+        self._limit, self._fatal = limit, fatal
         self._partitions: dict[Place, _Partition] = {}
         self._under_way = 0
         self._moved = asyncio.Event()
@@ -90,29 +93,42 @@ class AckWindow:
         """Records under way."""
         return self._under_way
 
-    async def admit(self, place: Place, offset: int) -> Entry | None:
-        """None if this record was admitted before: after a rebalance Kafka repeats what is not committed yet.
+    def begin(self, place: Place, offset: int) -> None:
+        """A partition came to us; `offset` is its first record that is not done yet."""
+        partition = self._partitions[place] = _Partition()
+        partition.admitted = offset - 1
 
-        Raises LostRecord if the offset is not the next one.
+    def knows(self, place: Place) -> bool:
+        return place in self._partitions
+
+    async def admit(self, place: Place, offset: int) -> Entry | None:
+        """None if this record was admitted before (after a rebalance Kafka repeats what is not committed yet), or if the partition
+        went away while we waited.
+
+        Raises SkippedRecord if the offset is not the next one.
         """
         while self._under_way >= self._limit:
             self._moved.clear()
             await self._moved.wait()
-        partition = self._partitions.setdefault(place, _Partition())
-        if offset <= partition.admitted:
+        partition = self._partitions.get(place)
+        if partition is None or offset <= partition.admitted:
             return None
-        if partition.admitted >= 0 and offset != partition.admitted + 1 and place.topic not in self._compacted:
-            raise LostRecord(f"{place.topic}[{place.partition}]: offset {offset} came after {partition.admitted}")
+        if offset != partition.admitted + 1:
+            raise SkippedRecord(place, partition.admitted + 1, offset)
         entry = Entry(self, partition, place, offset)
         partition.admitted = offset
         partition.entries.append(entry)
         self._under_way += 1
         return entry
 
+    def accept_hole(self, place: Place, offset: int) -> None:
+        """There is nothing between what was admitted and `offset`, which may be admitted next."""
+        self._partitions[place].admitted = offset - 1
+
     def position(self, place: Place) -> int | None:
-        """The offset to commit: the first one that is not done. None: nothing admitted since the partition came to us."""
+        """The offset to commit: the first one that is not done. None: not our partition."""
         partition = self._partitions.get(place)
-        if partition is None or partition.admitted < 0 or self._failed:
+        if partition is None or self._failed:
             return None
         return partition.entries[0].offset if partition.entries else partition.admitted + 1
 

@@ -31,11 +31,26 @@ LOGGER = logging.getLogger("faust.app")
 """Faust's services log their starting and stopping under their module's name; under Faust's own it is as quiet as the rest of it."""
 
 
+class NothingRead(dict[TP, int | None]):
+    """Faust's note of what was delivered, always blank.
+
+    Faust drops a record below this note, and sets the note after a wait in which a seek may have moved the consumer back: then it
+    drops what was to be read again. Repeats are the ack window's business.
+    """
+
+    def __getitem__(self, _: TP) -> None:
+        return None
+
+
 class WindowConsumer(Consumer):
     """Commits what the ack window says."""
 
     logger = LOGGER
     window: AckWindow
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._read_offset = NothingRead()
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
         for place in self.window.places():

@@ -7,7 +7,9 @@ from export_service.ports import Publisher
 from export_service.settings import Settings
 from streams.ack_window import AckWindow
 from streams.app import ExportApp, create_app, raw_topic
+from streams.rereads import Rereads
 from streams.steps import Concurrent, Handle, step_agent
+from streams.topics import TopicSpec
 from tables.confirmed import ConfirmedTable
 
 
@@ -17,26 +19,23 @@ class FaustRole:
     Args:
         name: the role; its consumer group is `<app_id>-<name>`.
         fatal: told of an error after which the worker must end.
-        compacted: topics whose offsets have holes by nature.
     """
 
-    def __init__(
-        self, settings: Settings, name: str, fatal: Callable[[BaseException], None], compacted: frozenset[str] = frozenset()
-    ) -> None:
+    def __init__(self, settings: Settings, name: str, fatal: Callable[[BaseException], None]) -> None:
         self.name = name
-        self.window = AckWindow(settings.worker.ack_window, fatal, compacted)
+        self.window = AckWindow(settings.worker.ack_window, fatal)
         (settings.worker.state_dir / name).mkdir(parents=True, exist_ok=True)
         self.app: ExportApp = create_app(settings, name, self.window, fatal)
         self._drain_seconds = settings.worker.drain_seconds
         self._drain: Callable[[float], Awaitable[Any]] = self.window.empty
         self._concurrent: Concurrent | None = None
 
-    def consume(self, topic: str, handle: Handle, *, concurrency: int = 1) -> None:
+    def consume(self, topic: TopicSpec, handle: Handle, *, concurrency: int = 1) -> None:
         """Read `topic` with `handle`; with `concurrency` > 1 records are handled beside each other."""
         if concurrency > 1:
             handle = self._concurrent = Concurrent(self.window, handle, concurrency)
-        agent: Callable[[Any], Any] = self.app.agent(raw_topic(self.app, topic), name=self.name, concurrency=1)
-        agent(step_agent(self.window, handle))
+        agent: Callable[[Any], Any] = self.app.agent(raw_topic(self.app, topic.name), name=self.name, concurrency=1)
+        agent(step_agent(self.window, Rereads(self.app, self.window, holes=topic.compacted), handle))
 
     def drain_with(self, drain: Callable[[float], Awaitable[Any]]) -> None:
         """How this role ends what is under way, given seconds; by default it waits."""

@@ -11,7 +11,8 @@ from datetime import datetime
 from typing import Any
 
 from export_service.messages import from_millis
-from streams.ack_window import AckWindow, Entry, Place
+from streams.ack_window import AckWindow, Entry, Place, SkippedRecord
+from streams.rereads import Rereads
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +32,23 @@ class Incoming:
 Handle = Callable[[Incoming, Entry], Awaitable[None]]
 
 
-def step_agent(window: AckWindow, handle: Handle) -> Callable[[Any], Coroutine[Any, Any, None]]:
+def step_agent(window: AckWindow, rereads: Rereads, handle: Handle) -> Callable[[Any], Coroutine[Any, Any, None]]:
     """The Faust agent function of a step. What escapes `handle` stops the worker: offsets stay, the record replays."""
+
+    async def admit(place: Place, offset: int) -> Entry | None:
+        if not window.knows(place):
+            await rereads.begin(place)
+        try:
+            return await window.admit(place, offset)
+        except SkippedRecord as skipped:
+            return await window.admit(place, offset) if await rereads.skipped(place, offset, skipped) else None
 
     async def agent(stream: Any) -> None:
         try:
             async for event in stream.noack().events():
                 message = event.message
                 place = Place(message.topic, message.partition)
-                entry = await window.admit(place, message.offset)
+                entry = await admit(place, message.offset)
                 if entry is not None:
                     at = from_millis(round(message.timestamp * 1000))
                     await handle(Incoming(place, message.offset, at, message.key, message.value), entry)

@@ -56,9 +56,6 @@ class Topics:
     def manifest(self) -> tuple[TopicSpec, ...]:
         return tuple(getattr(self, spec.name) for spec in fields(self))
 
-    def compacted(self) -> frozenset[str]:
-        return frozenset(spec.name for spec in self.manifest() if spec.compacted)
-
 
 def topics(settings: Settings) -> Topics:
     p, d = settings.topics.partitions, settings.topics.task_partitions

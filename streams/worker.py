@@ -75,9 +75,7 @@ class Worker:
         names = topics(self._settings)
         await until_available(lambda: ensure(self._settings, names), self._log)
         async with AsyncExitStack() as stack:
-            publisher = await until_available(
-                lambda: stack.enter_async_context(KafkaPublisher(self._settings)), self._log
-            )
+            publisher = await until_available(lambda: stack.enter_async_context(KafkaPublisher(self._settings)), self._log)
             parts = await Parts.open(self._settings, names, publisher, stack, self._log)
             starts: list[Callable[[], Awaitable[None]]] = []
             stops: list[Callable[[], Awaitable[None]]] = []
@@ -122,9 +120,7 @@ class Parts:
         self.dead_letters = DeadLetters(publisher, names.dead_letters.name, self.clock)
 
     @classmethod
-    async def open(
-        cls, settings: Settings, names: Topics, publisher: KafkaPublisher, stack: AsyncExitStack, log: Any
-    ) -> "Parts":
+    async def open(cls, settings: Settings, names: Topics, publisher: KafkaPublisher, stack: AsyncExitStack, log: Any) -> "Parts":
         clients = Clients(settings.aws)
         dynamodb = await stack.enter_async_context(clients.open("dynamodb"))
         s3 = await stack.enter_async_context(clients.open("s3", connections=settings.download.concurrency + 16))
@@ -177,10 +173,8 @@ def _connector(parts: Parts, fatal: Fatal) -> StartStop:
 
 def _plan(parts: Parts, fatal: Fatal) -> StartStop:
     role = FaustRole(parts.settings, "plan", fatal)
-    planner = Planner(
-        parts.sources, parts.table, parts.publisher, parts.topics, parts.settings.plan.max_files, parts.log
-    )
-    role.consume(parts.topics.requests.name, plan(planner, parts.dead_letters), concurrency=8)
+    planner = Planner(parts.sources, parts.table, parts.publisher, parts.topics, parts.settings.plan.max_files, parts.log)
+    role.consume(parts.topics.requests, plan(planner, parts.dead_letters), concurrency=8)
     return role.start, role.stop
 
 
@@ -197,7 +191,7 @@ def _download(parts: Parts, fatal: Fatal) -> StartStop:
         concurrency=settings.concurrency,
         publish_seconds=settings.publish_seconds,
     )
-    role.consume(parts.topics.tasks.name, downloader.handle)
+    role.consume(parts.topics.tasks, downloader.handle)
     role.drain_with(downloader.drain)
 
     async def start() -> None:
@@ -219,7 +213,7 @@ def _tally(parts: Parts, fatal: Fatal) -> StartStop:
 
     every = timedelta(seconds=parts.settings.tally.snapshot_seconds)
     handle = tally(Jobs(jobs), Shards(shards), flush, publisher, parts.dead_letters, names, every)
-    role.consume(names.results.name, handle)
+    role.consume(names.results, handle)
     return role.start, role.stop
 
 
@@ -228,14 +222,14 @@ def _callback(parts: Parts, fatal: Fatal) -> StartStop:
     answerer = Answerer(parts.step_functions, parts.table, parts.clock, parts.settings.callback, parts.log)
     reporter = Reporter(partial(read_results, parts.settings, parts.topics.results.name), parts.destinations)
     handle = callback(answerer, reporter, parts.publisher, parts.dead_letters, parts.topics, parts.log)
-    role.consume(parts.topics.completions.name, handle, concurrency=parts.settings.worker.ack_window)
+    role.consume(parts.topics.completions, handle, concurrency=parts.settings.worker.ack_window)
     return role.start, role.stop
 
 
 def _snapshot(parts: Parts, fatal: Fatal) -> StartStop:
-    role = FaustRole(parts.settings, "snapshot", fatal, parts.topics.compacted())
+    role = FaustRole(parts.settings, "snapshot", fatal)
     handle = snapshot(parts.table, parts.dead_letters, parts.log)
-    role.consume(parts.topics.snapshots.name, handle, concurrency=parts.settings.worker.ack_window)
+    role.consume(parts.topics.snapshots, handle, concurrency=parts.settings.worker.ack_window)
     return role.start, role.stop
 
 

@@ -93,9 +93,7 @@ def env(state_dir: StateDir = DEFAULT_FOLDER, as_json: Json = False) -> None:
 
 
 def _described(stack: stacks.Stack) -> dict[str, Any]:
-    services = [
-        {"name": s.name, "up": s.up, "port": s.port, "pid": s.pid, "log": s.log} for s in stack.services
-    ]
+    services = [{"name": s.name, "up": s.up, "port": s.port, "pid": s.pid, "log": s.log} for s in stack.services]
     return {"services": services, "env": stack.env}
 
 

@@ -66,9 +66,9 @@ def status(job_id: str, as_json: Json = False) -> None:
 
 
 async def _send(queue_url: str, body: str) -> None:
-    from connectors.aws import Clients, unavailable
-
     from botocore.exceptions import BotoCoreError, ClientError
+
+    from connectors.aws import Clients, unavailable
 
     async with Clients(load().aws).open("sqs") as client:
         try:

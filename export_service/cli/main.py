@@ -1,4 +1,7 @@
-"""`export-service`: the commands, each in a module of its own. Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong settings, 130 Ctrl-C."""
+"""`export-service`: the commands, each in a module of its own.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong settings, 130 Ctrl-C.
+"""
 
 import sys
 from typing import Annotated
@@ -29,7 +32,9 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     del version
 

@@ -24,7 +24,9 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def start(command: Sequence[str], log: Path, env: Mapping[str, str] | None = None, *, detached: bool = False) -> subprocess.Popen[bytes]:
+def start(
+    command: Sequence[str], log: Path, env: Mapping[str, str] | None = None, *, detached: bool = False
+) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own (Ctrl-C in a terminal reaches only us), its output appended to `log`.
 
     Args:

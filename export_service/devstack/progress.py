@@ -26,7 +26,9 @@ class Progress:
             now = time.monotonic()
             if now - self._said >= 1 or done + failed == total:
                 self._said = now
-                self.phase(f"  {name}: {done + failed:,} of {'?' if total is None else format(total, ',')} files, {failed:,} failed")
+                self.phase(
+                    f"  {name}: {done + failed:,} of {'?' if total is None else format(total, ',')} files, {failed:,} failed"
+                )
             return
         if self._bars is None:
             self._bars = _bars()

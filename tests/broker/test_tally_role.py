@@ -23,9 +23,7 @@ from tables.jobs import Jobs
 from tables.shards import Shards
 
 pytestmark = pytest.mark.broker
-JOB = JobInfo(
-    job_id="9b2f", export_id="e", user_id="u", requested_at=datetime(2026, 1, 1, tzinfo=UTC), destination="file:///out/"
-)
+JOB = JobInfo(job_id="9b2f", export_id="e", user_id="u", requested_at=datetime(2026, 1, 1, tzinfo=UTC), destination="file:///out/")
 
 
 class LosesCompletions(KafkaPublisher):
@@ -78,7 +76,7 @@ async def running_tally(settings: Settings, publisher_type: type[KafkaPublisher]
 
         dead_letters = DeadLetters(publisher, names.dead_letters.name, SystemClock())
         handle = tally(Jobs(jobs), Shards(shards), flush, publisher, dead_letters, names, timedelta(seconds=0))
-        role.consume(names.results.name, handle)
+        role.consume(names.results, handle)
         await role.start()
         running = Running(role, Jobs(jobs), publisher, names)
         running.errors = errors
@@ -184,7 +182,7 @@ async def test_an_exception_in_a_step_is_fatal_and_its_record_is_not_committed(s
 
     async with KafkaPublisher(settings) as publisher:
         role = FaustRole(settings, "tally", errors.append)
-        role.consume(names.results.name, broken)
+        role.consume(names.results, broken)
         await role.start()
         await (await publisher.send(names.results.name, b"k", b"v"))
         async with asyncio.timeout(30):

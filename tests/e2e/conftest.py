@@ -111,9 +111,7 @@ class World:
 
     def catalog(self, export_id: str, names: list[str]) -> None:
         lines = [json.dumps({"url": f"{self.files.base}/{name}", "name": name}) for name in names]
-        self.aws.client("s3").put_object(
-            Bucket="exports", Key=f"{self._prefix}/{export_id}.jsonl", Body="\n".join(lines).encode()
-        )
+        self.aws.client("s3").put_object(Bucket="exports", Key=f"{self._prefix}/{export_id}.jsonl", Body="\n".join(lines).encode())
 
     def execute(self, export_id: str) -> tuple[str, str]:
         """(execution ARN, job id)."""

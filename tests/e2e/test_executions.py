@@ -114,7 +114,7 @@ def test_bad_messages_are_dead_letters_their_states_are_told_and_the_queue_stays
     ids = {"exportId": "e", "userId": "u"}
     url = f"{world.files.base}/a.txt"
     bad: dict[str, str | dict[str, Any]] = {
-        "not JSON": "{not json, {\"taskToken\": \"sekret-token-1\"",
+        "not JSON": '{not json, {"taskToken": "sekret-token-1"',
         "exportId": {"jobId": str(uuid.uuid4()), "userId": "u"},
         "jobId": {"jobId": "17", **ids},
         "files and prefix": {"jobId": str(uuid.uuid4()), **ids, "files": [], "prefix": "s3://b/p/"},

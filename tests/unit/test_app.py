@@ -54,6 +54,7 @@ def test_importing_the_apps_module_makes_no_app() -> None:
 
 async def test_a_commit_takes_the_windows_position_and_never_fausts(app: ExportApp) -> None:
     consumer = app._new_consumer()
+    app.window.begin(Place("results", 0), 31)
     first = await app.window.admit(Place("results", 0), 31)
     second = await app.window.admit(Place("results", 0), 32)
     third = await app.window.admit(Place("results", 0), 33)
@@ -83,6 +84,7 @@ async def test_a_generation_that_we_missed_makes_the_window_forget(app: ExportAp
     place = Place("results", 0)
     app.consumer_generation_id = 1
     await generations.assigned(None, {TP("results", 0)})
+    app.window.begin(place, 5)
     kept = await app.window.admit(place, 5)
     app.consumer_generation_id = 2
     await generations.assigned(None, {TP("results", 0)})

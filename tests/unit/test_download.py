@@ -40,6 +40,8 @@ class Bench:
         self.downloader.start(self.errors.append)
 
     async def take(self, value: bytes, offset: int = 0) -> None:
+        if not self.window.knows(HERE):
+            self.window.begin(HERE, offset)
         entry = await self.window.admit(HERE, offset)
         assert entry is not None
         await self.downloader.handle(Incoming(HERE, offset, datetime.now(UTC), b"k", value), entry)
