@@ -1,11 +1,22 @@
-"""How secrets appear to people: a token as a fingerprint or shortened, a message body without token and URL queries."""
+"""How secrets appear to people: a token as a fingerprint or shortened; text and JSON without task tokens, URL queries and passwords."""
 
 import hashlib
+import json
 import re
+from typing import Any
 
-_TOKEN_FIELD = re.compile(r'("taskToken\\*"\s*:\s*\\*")((?:[^"\\]|\\[^"])*)')
-_QUERY = re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s\"'?#\\]*)\?[^\s\"'\\]*")
-_USERINFO = re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^\s\"'/@\\]*@")
+HIDDEN = "(redacted)"
+
+_TOKEN_NAME = re.compile(r"^task[_-]?token$", re.IGNORECASE)
+# JSON that may be cut off, JSON in a JSON string (SNS), and what people write who do not write JSON.
+_TOKEN_FIELD = re.compile(
+    r"""(task[_-]?token\\*["']?\s*[:=]\s*)(?:"(?:[^"\\]|\\.)*|\\+"(?:[^"\\]|\\+[^"\\])*|'[^']*|[^\s"'\\,;&}\]]+)""", re.IGNORECASE
+)
+_URL = r"[a-zA-Z][a-zA-Z0-9+.-]*://"
+_QUERY = re.compile(rf"""(\b{_URL}[^\s"'?\\]*)\?[^\s"'\\]*""")
+# The second form is a password with a '/' in it, which makes the URL invalid, but not less secret.
+_USERINFO = re.compile(rf"""(\b{_URL})(?:[^\s"'/?#\\]*|[^\s"'/?#\\@]*:[^\s"'?#\\]*)@""")
+_STARTS_AS_URL = re.compile(rf"\s*{_URL}")
 
 
 def fingerprint(token: str | None) -> str:
@@ -20,7 +31,48 @@ def redact(token: str) -> str:
     return f"{token[:8]}...********...{token[-4:]}"
 
 
-def without_secrets(text: str) -> str:
-    """Any text, JSON or not, without task tokens, URL queries and URL credentials. What is left is unchanged."""
-    text = _TOKEN_FIELD.sub(r"\1(redacted)", text)
-    return _QUERY.sub(r"\1?(redacted)", _USERINFO.sub(r"\1(redacted)@", text))
+def names_token(name: str) -> bool:
+    """Whether a field or attribute of this name holds a task token."""
+    return _TOKEN_NAME.match(name) is not None
+
+
+def without_secrets(text: str, token: str | None = None) -> str:
+    """Any text without task tokens, URL queries and URL credentials; `token` is hidden wherever it stands. The rest is unchanged."""
+    if token:
+        text = text.replace(token, HIDDEN)
+    text = _TOKEN_FIELD.sub(rf'\1"{HIDDEN}', text) if "oken" in text.lower() else text
+    return _USERINFO.sub(rf"\1{HIDDEN}@", _QUERY.sub(rf"\1?{HIDDEN}", text))
+
+
+def value_without_secrets(value: Any, token: str | None = None, name: str = "") -> Any:
+    """The same for a JSON value: sees through escapes and through JSON in strings. `name` is the field that holds the value."""
+    if names_token(name) and value is not None:
+        return HIDDEN
+    if isinstance(value, dict):
+        return {
+            without_secrets(key, token): value_without_secrets(inner, token, key)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [value_without_secrets(inner, token, name) for inner in value]
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith(("{", "[")):
+        return body_without_secrets(value, token)
+    if "?" in value and (_STARTS_AS_URL.match(value) or name.lower().endswith("url")):
+        value = value.split("?", 1)[0] + f"?{HIDDEN}"
+    return without_secrets(value, token)
+
+
+def body_without_secrets(body: str, token: str | None = None) -> str:
+    """A message body: as JSON if it is JSON, else by patterns. A body without secrets comes back exactly as it was."""
+    try:
+        pairs: list[Any] = []
+        parsed = json.loads(body, object_pairs_hook=lambda found: (pairs.append(len(found) != len(dict(found))), dict(found))[1])
+        hidden = value_without_secrets(parsed, token)
+    except (ValueError, RecursionError):
+        return without_secrets(body, token)
+    if hidden == parsed and not any(pairs):
+        return body
+    # A lone surrogate cannot be written as UTF-8, but its escape can.
+    return json.dumps(hidden, ensure_ascii=False).encode(errors="backslashreplace").decode()
