@@ -117,7 +117,7 @@ def rclone(folder: Path, base: str, names: list[str], out: Path) -> None:
     listing = folder / "rclone.txt"
     listing.write_text("".join(f"{name}\n" for name in names))
     flags = ["--transfers", "32", "--checkers", "32", "--no-traverse", "--config", os.devnull, "--files-from-raw", str(listing)]
-    subprocess.run(["rclone", "copy", "-q", *flags, "--http-url", base, ":http:", str(out)], check=True)
+    subprocess.run(["rclone", "copy", "-q", *flags, "--http-url", base + "/", ":http:", str(out)], check=True)
 
 
 def check(source: Path, out: Path, names: list[str]) -> None:

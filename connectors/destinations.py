@@ -1,5 +1,6 @@
 """Which store writes to which destination."""
 
+from concurrent.futures import Executor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,10 +13,10 @@ _KEPT = 1000
 
 
 class StoreDestinations:
-    """The Destinations port: folders by file:, prefixes by s3:."""
+    """The Destinations port: folders by file:, whose writes run in `pool`, and prefixes by s3:."""
 
-    def __init__(self, s3_client: Any) -> None:
-        self._s3 = s3_client
+    def __init__(self, s3_client: Any, pool: Executor) -> None:
+        self._s3, self._pool = s3_client, pool
         self._known: dict[str, Destination] = {}
 
     def at(self, uri: str) -> Destination:
@@ -28,7 +29,7 @@ class StoreDestinations:
     def _make(self, uri: str) -> Destination:
         parts = urlsplit(uri)
         if parts.scheme == "file":
-            return LocalFolder(folder_of(uri))
+            return LocalFolder(folder_of(uri), self._pool)
         if parts.scheme == "s3" and parts.netloc:
             prefix = parts.path.lstrip("/")
             return S3Prefix(self._s3, parts.netloc, prefix if not prefix or prefix.endswith("/") else prefix + "/")

@@ -69,8 +69,12 @@ class DynamoTable:
         return _attempt(job_id, number, _plain(found["Item"])) if "Item" in found else None
 
     async def seal_key(self, job_id: str) -> bytes | None:
-        first = await self.attempt(job_id, 1)
-        return first.seal_key if first else None
+        # The key alone: who downloads has no business with the token.
+        found = await self._call(
+            "get_item", Key=_key(job_id, _attempt_key(1)), ConsistentRead=True, ProjectionExpression="sealKey"
+        )
+        key = _plain(found.get("Item", {})).get("sealKey")
+        return bytes(key) if key is not None else None
 
     async def record_answer(self, answer: CallbackAnswered) -> None:
         values = {":answer": answer.to_bytes().decode(), ":outcome": answer.outcome.value}

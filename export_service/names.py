@@ -6,6 +6,9 @@ from urllib.parse import unquote, urlsplit
 SCHEMES = ("http", "https", "s3")
 RESERVED = ("_report.jsonl", "_report.csv")
 MAX_NAME_BYTES = 1024
+"""What S3 allows for a key."""
+MAX_URL_BYTES = 16_384
+"""More than web servers take. A URL travels in a record of a topic that takes 1 MiB."""
 
 
 def check_name(name: str) -> str:
@@ -14,10 +17,10 @@ def check_name(name: str) -> str:
     shown = repr(name if len(name) <= 80 else name[:80] + "…")
     if not name:
         raise ValueError("is empty; give the path below the destination, e.g. 'reports/2025.csv'")
-    if len(name.encode(errors="surrogatepass")) > MAX_NAME_BYTES:
-        raise ValueError(f"{shown} is longer than {MAX_NAME_BYTES} bytes")
     if any(unicodedata.category(char) in ("Cc", "Cs") for char in name):
-        raise ValueError(f"{shown} has a control character")
+        raise ValueError(f"{shown} has a control character; leave it out")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"{shown} is longer than {MAX_NAME_BYTES} bytes; shorten it")
     if "\\" in name:
         raise ValueError(f"{shown} has a backslash; use '/' between folders")
     if name.startswith("/") or (name[1:2] == ":" and name[0].isalpha()):
@@ -26,33 +29,39 @@ def check_name(name: str) -> str:
     if ".." in parts or "." in parts:
         raise ValueError(f"{shown} has a '.' or '..' part; give a path that stays below the destination")
     if "" in parts:
-        raise ValueError(f"{shown} has an empty part ('//' or a '/' at its end)")
+        raise ValueError(f"{shown} has an empty part ('//' or a '/' at its end); leave it out")
     if any(len(part.encode()) > 255 for part in parts):
-        raise ValueError(f"{shown} has a part longer than 255 bytes, which no file system takes")
+        raise ValueError(f"{shown} has a part longer than 255 bytes, which no file system takes; shorten it")
     if name in RESERVED:
         raise ValueError(f"{shown} is the name of the job's own report; choose another")
     return name
 
 
 def derive_name(url: str) -> str:
-    """The last segment of the URL's path, percent-decoded. It may still be refused by `check_name`."""
-    return unquote(urlsplit(url).path.rsplit("/", 1)[-1])
+    """The last segment of the URL's path, percent-decoded; empty if there is none. `check_name` may still refuse it."""
+    try:
+        return unquote(urlsplit(url).path.rsplit("/", 1)[-1])
+    except ValueError:
+        return ""
 
 
 def check_url(url: str, schemes: tuple[str, ...] = SCHEMES) -> str:
-    """The URL unchanged. Raises ValueError with the reason, never showing its query."""
+    """The URL unchanged. Raises ValueError with the reason, never quoting the URL, which may hold a secret."""
+    if any(char <= " " or char == "\x7f" or unicodedata.category(char) == "Cs" for char in url):
+        raise ValueError("has a space or control character; percent-encode it")
+    if len(url.encode()) > MAX_URL_BYTES:
+        raise ValueError(f"is longer than {MAX_URL_BYTES} bytes; shorten it")
     try:
         parts = urlsplit(url)
-        host = parts.hostname
+        host, scheme = parts.hostname, parts.scheme
         _ = parts.port
-    except ValueError as error:
-        raise ValueError(f"is not a URL ({error})") from None
-    if parts.scheme not in schemes:
-        raise ValueError(f"has the scheme {parts.scheme!r}; known are {', '.join(schemes)}")
+    except ValueError:
+        # Python's own message may quote a part of a password that it took for a port.
+        raise ValueError("is not a URL (host or port is malformed); use scheme://host/path") from None
+    if scheme not in schemes:
+        raise ValueError(f"has the scheme {scheme!r}; known are {', '.join(schemes)}")
     if "@" in parts.netloc:
         raise ValueError("has credentials in it (user@host), which would end up in records; use a signed URL instead")
-    if parts.scheme != "file" and not host:
-        raise ValueError(f"has no host{' (bucket)' if parts.scheme == 's3' else ''}")
-    if any(char <= " " or char == "\x7f" for char in url):
-        raise ValueError("has a space or control character; percent-encode it")
+    if scheme != "file" and not host:
+        raise ValueError(f"has no host{' (bucket)' if scheme == 's3' else ''}; use {scheme}://host/path")
     return url

@@ -8,9 +8,12 @@ from typing import Any
 HIDDEN = "(redacted)"
 
 _TOKEN_NAME = re.compile(r"^task[_-]?token$", re.IGNORECASE)
-# JSON that may be cut off, JSON in a JSON string (SNS), and what people write who do not write JSON.
+# In JSON that may be cut off, in JSON inside a JSON string (SNS), and where people do not write JSON. A bare word needs some length,
+# because "taskToken: Value should have at most 2048 items" is what we say ourselves.
 _TOKEN_FIELD = re.compile(
-    r"""(task[_-]?token\\*["']?\s*[:=]\s*)(?:"(?:[^"\\]|\\.)*|\\+"(?:[^"\\]|\\+[^"\\])*|'[^']*|[^\s"'\\,;&}\]]+)""", re.IGNORECASE
+    r"""(task[_-]?token\\*["']?\s*[:=]\s*)"""
+    r"""(?:(")(?:[^"\\]|\\.)*|(\\+")(?:[^"\\]|\\+[^"\\])*|(')[^']*|[A-Za-z0-9+/=_.-]{16,})""",
+    re.IGNORECASE | re.DOTALL,
 )
 _URL = r"[a-zA-Z][a-zA-Z0-9+.-]*://"
 _QUERY = re.compile(rf"""(\b{_URL}[^\s"'?\\]*)\?[^\s"'\\]*""")
@@ -40,7 +43,7 @@ def without_secrets(text: str, token: str | None = None) -> str:
     """Any text without task tokens, URL queries and URL credentials; `token` is hidden wherever it stands. The rest is unchanged."""
     if token:
         text = text.replace(token, HIDDEN)
-    text = _TOKEN_FIELD.sub(rf'\1"{HIDDEN}', text) if "oken" in text.lower() else text
+    text = _TOKEN_FIELD.sub(lambda found: "".join(filter(None, found.groups())) + HIDDEN, text)
     return _USERINFO.sub(rf"\1{HIDDEN}@", _QUERY.sub(rf"\1?{HIDDEN}", text))
 
 
@@ -67,12 +70,11 @@ def value_without_secrets(value: Any, token: str | None = None, name: str = "") 
 def body_without_secrets(body: str, token: str | None = None) -> str:
     """A message body: as JSON if it is JSON, else by patterns. A body without secrets comes back exactly as it was."""
     try:
-        pairs: list[Any] = []
-        parsed = json.loads(body, object_pairs_hook=lambda found: (pairs.append(len(found) != len(dict(found))), dict(found))[1])
+        parsed = json.loads(body)
         hidden = value_without_secrets(parsed, token)
     except (ValueError, RecursionError):
         return without_secrets(body, token)
-    if hidden == parsed and not any(pairs):
-        return body
+    if hidden == parsed:
+        return without_secrets(body, token)
     # A lone surrogate cannot be written as UTF-8, but its escape can.
     return json.dumps(hidden, ensure_ascii=False).encode(errors="backslashreplace").decode()

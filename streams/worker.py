@@ -6,6 +6,7 @@ Reading order is data flow: connector -> plan -> download -> tally -> callback, 
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
@@ -43,6 +44,8 @@ from streams.topics import Topics, ensure, topics
 from tables.jobs import Jobs
 from tables.shards import Shards
 
+_WRITERS = 16
+"""Threads that write files: they wait for the file system, not for the processor."""
 EXIT_FAILED = 1
 """Something unexpected: restart the worker, it replays what was not confirmed."""
 
@@ -133,7 +136,8 @@ class Parts:
         s3_files = S3Files(s3)
         sources = Sources({"http": http, "https": http, "s3": s3_files, "file": LocalFiles(settings.plan.file_root)})
         table = DynamoTable(dynamodb, settings.table.name, timedelta(days=settings.table.ttl_days))
-        destinations = StoreDestinations(s3)
+        writers = stack.enter_context(ThreadPoolExecutor(_WRITERS, thread_name_prefix="write"))
+        destinations = StoreDestinations(s3, writers)
         return cls(settings, names, publisher, table, StepFunctionsCallback(sfn), sources, destinations, queue, log)
 
 
