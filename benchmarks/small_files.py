@@ -1,6 +1,6 @@
 """Many small files, end to end, beside the tools people would pick instead. Prints medians and ratios.
 
-    ./dev benchmark [--files 5000] [--rounds 3]
+    ./dev benchmark [--files 5000] [--rounds 3] [--folder /dev/shm]
 
 nginx serves the files on loopback to a local folder; each tool runs in turn, in every round, on the same machine. Ours is one worker, from
 StartExecution to SUCCEEDED as the state machine sees it, with Kafka and the AWS emulator on the same two cores; theirs is the
@@ -33,11 +33,12 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=5000)
     parser.add_argument("--size", type=int, default=16 * 1024, help="bytes of one file")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", help="where to work; /dev/shm takes a slow disk out of the comparison")
     options = parser.parse_args()
     if absent := [tool for tool in TOOLS if shutil.which(tool) is None]:
         print(f"missing: {', '.join(absent)}. Debian: apt-get install nginx-light aria2 rclone", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="export-benchmark-") as folder:
+    with tempfile.TemporaryDirectory(prefix="export-benchmark-", dir=options.folder) as folder:
         return run(Path(folder), options.files, options.size, options.rounds)
 
 

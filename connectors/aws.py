@@ -1,7 +1,7 @@
 """One way to make AWS clients, and one way to say that AWS does not answer."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aioboto3
@@ -15,9 +15,14 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
 )
+from botocore.parsers import ResponseParserError
 
-from export_service.failures import Unavailable
+from export_service.failures import SettingsError, Unavailable
 from export_service.settings import Aws
+
+AWS_ERRORS = (BotoCoreError, ClientError, ResponseParserError)
+"""What a call may raise. The last one, which is not a BotoCoreError, means that something else than AWS answered."""
+AwsError = BotoCoreError | ClientError | ResponseParserError
 
 _SETTING = {
     "sqs": "AWS_ENDPOINT_URL_SQS",
@@ -26,7 +31,31 @@ _SETTING = {
     "s3": "AWS_ENDPOINT_URL_S3",
 }
 _NAME = {"sqs": "SQS", "stepfunctions": "Step Functions", "dynamodb": "DynamoDB", "s3": "S3"}
-_THROTTLED = ("Throttling", "ThrottlingException", "ProvisionedThroughputExceededException", "RequestLimitExceeded", "SlowDown")
+_THROTTLED = (
+    "Throttling",
+    "Throttled",
+    "RequestThrottled",
+    "TooManyRequests",
+    "ProvisionedThroughputExceeded",
+    "RequestLimitExceeded",
+    "LimitExceeded",
+    "SlowDown",
+)
+_DENIED = (
+    "AccessDenied",
+    "UnrecognizedClient",
+    "InvalidClientTokenId",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidSignature",
+    "IncompleteSignature",
+    "ExpiredToken",
+    "MissingAuthenticationToken",
+    "AuthFailure",
+    "OptInRequired",
+)
+"""Error names begin with these; some services add `Exception`."""
+_CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the role and its permissions, and AWS_REGION"
 
 
 class Clients:
@@ -38,7 +67,7 @@ class Clients:
 
     @asynccontextmanager
     async def open(self, service: str, connections: int = 32) -> AsyncIterator[Any]:
-        """A client of `sqs`, `stepfunctions`, `dynamodb` or `s3`."""
+        """A client of `sqs`, `stepfunctions`, `dynamodb` or `s3`. Raises SettingsError if endpoint or region cannot be right."""
         config = AioConfig(
             connect_timeout=5,
             # Longer than SQS's longest poll, 20 s.
@@ -47,7 +76,19 @@ class Clients:
             # Two quick tries; after that the caller decides, because it knows what waits meanwhile.
             retries={"mode": "standard", "total_max_attempts": 2},
         )
-        async with self._session.client(service, endpoint_url=self._aws.endpoint_for(service), config=config) as client:
+        endpoint = self._aws.endpoint_for(service)
+        async with AsyncExitStack() as stack:
+            try:
+                client = await stack.enter_async_context(
+                    self._session.client(service, endpoint_url=endpoint, config=config)
+                )
+            except ValueError as error:
+                # botocore's own words for both; it may quote an endpoint with a password.
+                if endpoint is None or "endpoint" not in str(error).lower():
+                    raise SettingsError(f"AWS_REGION={self._aws.region_name}: is not a region, e.g. eu-central-1") from None
+                raise SettingsError(
+                    f"{_SETTING[service]} or AWS_ENDPOINT={_address(endpoint)}: is not a URL, e.g. http://localhost:4566"
+                ) from None
             yield client
 
 
@@ -56,20 +97,30 @@ def code_of(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", "Unknown")).rsplit("#", 1)[-1]
 
 
-def is_transient(error: BotoCoreError | ClientError) -> bool:
+def is_transient(error: AwsError) -> bool:
     """Whether the same call may work later without anybody changing anything."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= 500 or code_of(error).startswith(_THROTTLED)
-    return isinstance(error, ConnectionError | HTTPClientError)
+        return status >= 500 or status == 429 or code_of(error).startswith(_THROTTLED)
+    return isinstance(error, ConnectionError | HTTPClientError | ResponseParserError)
 
 
-def unavailable(service: str, error: BotoCoreError | ClientError, setting: str | None = None) -> Unavailable:
-    """The error as a sentence that names the setting to look at."""
+def unavailable(service: str, error: AwsError, setting: str | None = None) -> Unavailable:
+    """The error as a sentence without secrets. `setting` names the resource, e.g. `EXPORT_QUEUE_URL`, for errors of the resource."""
+    name, endpoint_setting = _NAME[service], f"{_SETTING[service]} or AWS_ENDPOINT, or AWS_REGION"
     if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
-        return Unavailable(_NAME[service], "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the role", "no credentials")
+        return Unavailable(name, _CREDENTIALS, f"no credentials: {type(error).__name__}")
     if isinstance(error, ClientError):
-        return Unavailable(_NAME[service], setting or "AWS_REGION and the role's permissions", code_of(error))
+        code = code_of(error)
+        if code.startswith(_DENIED):
+            return Unavailable(name, _CREDENTIALS, code)
+        return Unavailable(name, setting or endpoint_setting, code)
     endpoint = getattr(error, "kwargs", {}).get("endpoint_url")
-    detail = type(error).__name__ + (f" {endpoint.split('?')[0]}" if endpoint else "")
-    return Unavailable(_NAME[service], f"{_SETTING[service]} or AWS_ENDPOINT, or AWS_REGION", detail)
+    return Unavailable(name, endpoint_setting, type(error).__name__ + (f" {_address(endpoint)}" if endpoint else ""))
+
+
+def _address(endpoint: str) -> str:
+    """Scheme, host and port alone: an endpoint may have a password before, and a token behind them."""
+    scheme, _, rest = endpoint.rpartition("://")
+    host = rest.split("/", 1)[0].split("?", 1)[0].rpartition("@")[2]
+    return f"{scheme}://{host}" if scheme else host

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError, ParamValidationError
 
-from connectors.aws import code_of, is_transient
+from connectors.aws import AWS_ERRORS, AwsError, code_of, is_transient
 from export_service.failures import CallbackDenied, CallbackError, CallbackInvalid, CallbackRefused, CallbackThrottled
 
 _REFUSED = ("TaskTimedOut", "TaskDoesNotExist", "InvalidToken")
@@ -26,14 +26,16 @@ class StepFunctionsCallback:
     async def _call(self, operation: str, **arguments: str) -> None:
         try:
             await getattr(self._client, operation)(**arguments)
-        except (BotoCoreError, ClientError) as error:
+        except AWS_ERRORS as error:
             # `from None`: botocore's exceptions may hold the request, and with it the token.
             raise _meaning(error) from None
 
 
-def _meaning(error: BotoCoreError | ClientError) -> CallbackError:
+def _meaning(error: AwsError) -> CallbackError:
     if not isinstance(error, ClientError):
         code = type(error).__name__
+        if isinstance(error, ParamValidationError):
+            return CallbackInvalid(code)
         return CallbackThrottled(code) if is_transient(error) else CallbackDenied(code)
     code = code_of(error)
     if code in _REFUSED:

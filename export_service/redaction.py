@@ -7,6 +7,8 @@ from typing import Any
 
 HIDDEN = "(redacted)"
 
+_SHORTEST = 8
+"""A token shorter than this is hidden in its field only: it may be any word of the text, and real ones have hundreds of characters."""
 _TOKEN_NAME = re.compile(r"^task[_-]?token$", re.IGNORECASE)
 # In JSON that may be cut off, in JSON inside a JSON string (SNS), and where people do not write JSON. A bare word needs some length,
 # because "taskToken: Value should have at most 2048 items" is what we say ourselves.
@@ -41,7 +43,7 @@ def names_token(name: str) -> bool:
 
 def without_secrets(text: str, token: str | None = None) -> str:
     """Any text without task tokens, URL queries and URL credentials; `token` is hidden wherever it stands. The rest is unchanged."""
-    if token:
+    if token and len(token) >= _SHORTEST:
         text = text.replace(token, HIDDEN)
     text = _TOKEN_FIELD.sub(lambda found: "".join(filter(None, found.groups())) + HIDDEN, text)
     return _USERINFO.sub(rf"\1{HIDDEN}@", _QUERY.sub(rf"\1?{HIDDEN}", text))
@@ -52,10 +54,7 @@ def value_without_secrets(value: Any, token: str | None = None, name: str = "") 
     if names_token(name) and value is not None:
         return HIDDEN
     if isinstance(value, dict):
-        return {
-            without_secrets(key, token): value_without_secrets(inner, token, key)
-            for key, inner in value.items()
-        }
+        return {without_secrets(key, token): value_without_secrets(inner, token, key) for key, inner in value.items()}
     if isinstance(value, list):
         return [value_without_secrets(inner, token, name) for inner in value]
     if not isinstance(value, str):

@@ -6,10 +6,10 @@ Two steps, because sealing needs the job's key and the key is kept in the ledger
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StrictInt, StrictStr, ValidationError, field_validator
@@ -20,46 +20,70 @@ from export_service.failures import RequestRejected
 from export_service.manifests import Entry
 from export_service.messages import ExportRequested, FileSpec, JobInfo, ManifestRef
 from export_service.ports import Attempt
-from export_service.redaction import without_secrets
+from export_service.redaction import names_token, value_without_secrets, without_secrets
 from export_service.sealing import seal, without_query
 from export_service.settings import Settings
 
 MAX_BODY_BYTES = 1_048_576
 """SQS's own limit (SQS developer guide, message quotas). Nothing larger can come from SQS; other queues may differ."""
+MAX_METADATA_BYTES = 16_384
+"""As JSON. Metadata is in every record of its job and in its state, so it is kept small."""
+MAX_TOKEN_CHARS = 2048
+MAX_DEPTH = 32
+"""Levels of JSON. Everything that reads a record later is recursive, each with a limit of its own."""
+_YEAR = 31_536_000
+"""Seconds: the longest that an execution of Step Functions may take."""
+
 _Id = Annotated[StrictStr, Field(min_length=1, max_length=256)]
+_Place = Annotated[StrictStr, Field(min_length=1, max_length=2048)]
+_Seconds = Annotated[StrictInt, Field(gt=0, le=_YEAR)]
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
+    # By alias only: a `task_token` taken as `taskToken` would be a token that nothing else knows as one.
+    model_config = ConfigDict(alias_generator=to_camel, extra="ignore", frozen=True)
+
+
+class FileBody(Entry):
+    """As in a manifest, but JSON has numbers: a size in quotes is a mistake here."""
+
+    url: StrictStr = Field(repr=False)
+    size: Annotated[StrictInt | None, Field(ge=0, le=2**63 - 1)] = None
 
 
 class ManifestBody(_Body):
-    url: StrictStr
+    url: StrictStr = Field(repr=False)
     format: Literal["jsonl", "csv"]
 
 
 class ExportMessage(_Body):
-    """DESIGN §3.1. Unknown fields are ignored."""
+    """DESIGN §3.1. Unknown fields are ignored; a field that is null counts as absent.
+
+    `job_id` is the UUID, whichever way it was written: two spellings are one job, and records have the lower-case one with hyphens.
+    """
 
     job_id: UUID
     export_id: _Id
     user_id: _Id
-    metadata: dict[str, Any] = Field(default_factory=dict)
-    task_token: Annotated[SecretStr | None, Field(min_length=1, max_length=2048)] = None
-    files: tuple[Entry, ...] | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict, repr=False)
+    task_token: Annotated[SecretStr | None, Field(min_length=1, max_length=MAX_TOKEN_CHARS)] = None
+    files: tuple[FileBody, ...] | None = Field(default=None, repr=False)
     manifest: ManifestBody | None = None
-    prefix: StrictStr | None = None
-    destination: StrictStr | None = None
-    tolerated_failures: Annotated[StrictInt, Field(ge=0)] = 0
-    tolerated_failure_percentage: Annotated[float, Field(ge=0, le=100)] = 0.0
-    heartbeat_seconds: Annotated[StrictInt | None, Field(gt=0)] = None
-    deadline_seconds: Annotated[StrictInt | None, Field(gt=0)] = None
+    prefix: _Place | None = None
+    destination: _Place | None = None
+    tolerated_failures: Annotated[StrictInt, Field(ge=0, le=2**31 - 1)] = 0
+    tolerated_failure_percentage: Annotated[float, Field(strict=True, ge=0, le=100)] = 0.0
+    heartbeat_seconds: _Seconds | None = None
+    deadline_seconds: _Seconds | None = None
 
     @field_validator("metadata")
     @classmethod
-    def _format(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if value.get("format", "jsonl") not in ("jsonl", "csv"):
+    def _metadata(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if value.get("format") not in (None, "jsonl", "csv"):
             raise ValueError("metadata.format is the report's format: jsonl or csv")
+        size = len(json.dumps(value))
+        if size > MAX_METADATA_BYTES:
+            raise ValueError(f"has {size} bytes of JSON, at most {MAX_METADATA_BYTES} travel with a job; keep the rest elsewhere")
         return value
 
 
@@ -75,17 +99,28 @@ class Policy:
     def of(cls, settings: Settings) -> "Policy":
         return cls(settings.catalog, settings.destination, settings.destinations)
 
+    def allows(self, destination: str) -> bool:
+        """Whether a message may name this folder (ending in '/'): one below an allowed prefix, or below the default's own root."""
+        # Whole segments: `s3://exports` does not allow `s3://exports-of-others/`.
+        return any(destination.startswith(prefix if prefix.endswith("/") else prefix + "/") for prefix in self.roots())
+
+    def roots(self) -> tuple[str, ...]:
+        fixed, variable, _ = self.destination.partition("{")
+        root = fixed.rpartition("/")[0] + "/" if variable else fixed
+        # The root of `s3://{userId}/` is every bucket there is.
+        return self.destinations if root.endswith("://") else (*self.destinations, root)
+
 
 @dataclass(frozen=True)
 class Parsed:
-    """A message that may be run. `token` is hidden from repr."""
+    """A message that may be run. Its repr has neither the token nor a URL's query."""
 
     message: ExportMessage
     digest: str
     """SHA-256 of the body's canonical JSON without its token: the same request asked again has the same digest."""
     destination: str
-    manifest_url: tuple[str, Literal["jsonl", "csv"]] | None
-    files: tuple[tuple[Entry, str], ...] | None
+    manifest_url: tuple[str, Literal["jsonl", "csv"]] | None = field(repr=False)
+    files: tuple[tuple[FileBody, str], ...] | None = field(repr=False)
 
     @property
     def job_id(self) -> str:
@@ -97,7 +132,7 @@ class Parsed:
         return secret.get_secret_value() if secret else None
 
     def requested(self, attempt: Attempt, now: datetime, message_id: str | None) -> ExportRequested:
-        """The record, with URL queries sealed under the attempt's key."""
+        """The record, with URL queries sealed under the attempt's key; a query is left out if the attempt has none."""
         message, key = self.message, attempt.seal_key
 
         def closed(url: str) -> tuple[str, str | None]:
@@ -121,13 +156,14 @@ class Parsed:
             user_id=message.user_id,
             requested_at=now,
             destination=self.destination,
-            report_format=message.metadata.get("format", "jsonl"),
+            report_format=message.metadata.get("format") or "jsonl",
             has_task_token=self.token is not None,
             tolerated_failures=message.tolerated_failures,
             tolerated_failure_percentage=message.tolerated_failure_percentage,
             heartbeat_seconds=message.heartbeat_seconds,
             deadline_seconds=message.deadline_seconds,
-            metadata=message.metadata,
+            # Callers copy their token into it, and metadata goes to every topic.
+            metadata=value_without_secrets(message.metadata, self.token),
         )
         return ExportRequested(job=job, files=files, manifest=manifest, prefix=message.prefix, message_id=message_id)
 
@@ -138,40 +174,51 @@ def parse(body: str, policy: Policy) -> Parsed:
     Raises:
         RequestRejected: one sentence with field, value and way out; with job id and token where they are usable.
     """
-    size = len(body.encode())
-    raw = _unwrapped(_json(body)) if size <= MAX_BODY_BYTES else {}
+    raw = _unwrapped(_json(body))
     usable = _usable(raw)
 
     def reject(reason: str) -> RequestRejected:
-        return RequestRejected(without_secrets(reason), **usable)
+        return RequestRejected(without_secrets(reason, usable.get("token")), **usable)
 
+    size = len(body.encode(errors="surrogatepass"))
     if size > MAX_BODY_BYTES:
         raise reject(f"the message has {size} bytes, more than {MAX_BODY_BYTES}; name the files in a manifest instead")
+    if _deeper(raw, MAX_DEPTH):
+        raise reject(f"the body is nested deeper than {MAX_DEPTH} levels, and a request needs four; flatten its metadata")
+    canonical = {name: value for name, value in raw.items() if not names_token(name)}
     try:
-        message = ExportMessage.model_validate(raw)
+        json.dumps(raw, ensure_ascii=False).encode()
+        message = ExportMessage.model_validate({name: value for name, value in raw.items() if value is not None})
+    except UnicodeEncodeError:
+        raise reject(r"the body has half of a surrogate pair (\ud800 to \udfff), which is no character; send whole ones") from None
     except ValidationError as error:
-        raise reject(_first(error)) from None
+        raise reject(_first(error, usable.get("token"))) from None
     given = [name for name in ("files", "manifest", "prefix") if getattr(message, name) is not None]
     if len(given) > 1:
         raise reject(f"{' and '.join(given)} are both given; name the files in exactly one way")
     manifest_url = _manifest(message, policy, bool(given), reject)
     if message.prefix is not None:
-        _url("prefix", message.prefix, ("s3",), reject)
+        _place("prefix", message.prefix, ("s3",), reject)
     destination = _destination(message, policy, reject)
     files = _files(message.files, reject) if message.files is not None else None
-    bare = {name: value for name, value in raw.items() if name not in ("taskToken", "task_token")}
-    digest = hashlib.sha256(json.dumps(bare, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    canonical["jobId"] = str(message.job_id)
+    digest = hashlib.sha256(json.dumps(canonical, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     return Parsed(message, digest, destination, manifest_url, files)
 
 
 Reject = Callable[[str], RequestRejected]
 
 
-def _json(body: str) -> Any:
+def _json(text: str) -> Any:
+    def constant(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
     try:
-        return json.loads(body)
+        return json.loads(text, parse_constant=constant)
+    except RecursionError:
+        raise RequestRejected(f"the body is nested deeper than {MAX_DEPTH} levels, and a request needs four; flatten it") from None
     except ValueError as error:
-        raise RequestRejected(f"the body is not JSON ({error})") from None
+        raise RequestRejected(f"the body is not JSON ({error}); send one JSON object") from None
 
 
 def _unwrapped(value: Any) -> dict[str, Any]:
@@ -179,34 +226,79 @@ def _unwrapped(value: Any) -> dict[str, Any]:
     if isinstance(value, dict) and value.get("Type") == "Notification" and isinstance(value.get("Message"), str):
         value = _json(value["Message"])
     if not isinstance(value, dict):
-        raise RequestRejected(f"the body is a JSON {type(value).__name__}, not an object")
+        raise RequestRejected(f"the body is {_kind(value)}, not a JSON object with jobId, exportId and userId")
     return value
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def _deeper(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        inner = (child for each in level for child in (each.values() if isinstance(each, dict) else each))
+        level = [child for child in inner if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _usable(raw: dict[str, Any]) -> dict[str, str]:
     """The job id and token that a rejection can still use, whatever else is wrong."""
     found = {}
     token, job_id = raw.get("taskToken"), raw.get("jobId")
-    if isinstance(token, str) and 1 <= len(token) <= 2048:
+    if isinstance(token, str) and 1 <= len(token) <= MAX_TOKEN_CHARS and token.isprintable():
         found["token"] = token
-    if isinstance(job_id, str) and job_id:
+    # Printable means without half surrogates too, which no record can carry.
+    if isinstance(job_id, str) and job_id and job_id.isprintable():
         found["job_id"] = job_id[:256]
     return found
 
 
-def _first(error: ValidationError) -> str:
+def _first(error: ValidationError, token: str | None) -> str:
     mistake = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in mistake["loc"]) or "body"
-    value = "" if mistake["type"] == "missing" or "oken" in where else f" (it is {str(mistake['input'])[:80]!r})"
     more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
-    return f"{where}: {mistake['msg'].removeprefix('Value error, ')}{value}{more}"
+    if mistake["type"] == "missing":
+        return f"{where}: is missing; every message must have it{more}"
+    if where == "taskToken":
+        return f"taskToken: must be a string of 1 to {MAX_TOKEN_CHARS} characters; send $$.Task.Token as it is{more}"
+    what = "Input should be a UUID" if where == "jobId" else mistake["msg"].removeprefix("Value error, ")
+    what = what.replace("valid tuple", "list").replace("valid dictionary", "object")
+    given = mistake["input"]
+    # Hidden first and cut then: the beginning of a token is no less secret.
+    simple = isinstance(given, str | int | float)
+    shown = _shown(value_without_secrets(given, token, where.rpartition(".")[2])) if simple else _kind(given)
+    return f"{where}: {what} (it is {shown}){more}"
 
 
-def _url(field: str, url: str, schemes: tuple[str, ...], reject: Reject) -> str:
+def _shown(value: str | int | float) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:80] + "…"
+
+
+def _url(where: str, url: str, schemes: tuple[str, ...], reject: Reject) -> str:
     try:
         return names.check_url(url, schemes)
     except ValueError as error:
-        raise reject(f"{field}: {without_query(url)[:200]!r} {error}") from None
+        try:
+            shown = without_query(url)
+        except ValueError:
+            shown = url.split("?", 1)[0]
+        raise reject(f"{where}: {_shown(without_secrets(shown))} {error}") from None
+
+
+def _place(where: str, uri: str, schemes: tuple[str, ...], reject: Reject) -> None:
+    """A folder or prefix: a URL whose path stays where it is."""
+    _url(where, uri, schemes, reject)
+    parts = urlsplit(uri)
+    if "?" in uri or "#" in uri:
+        raise reject(f"{where}: {_shown(uri.split('?')[0])} has a '?' or '#'; give a plain path, with %3F or %23 for these")
+    # `file:./exports/` is below the folder that the worker was started in.
+    if {".", ".."} & set(unquote(parts.path).removeprefix("./").split("/")):
+        raise reject(f"{where}: {_shown(uri)} has a '.' or '..' part; give the path itself")
 
 
 def _manifest(message: ExportMessage, policy: Policy, named: bool, reject: Reject) -> tuple[str, Literal["jsonl", "csv"]] | None:
@@ -221,31 +313,29 @@ def _manifest(message: ExportMessage, policy: Policy, named: bool, reject: Rejec
 
 
 def _destination(message: ExportMessage, policy: Policy, reject: Reject) -> str:
-    default = _fill(policy.destination, message, reject)
     if message.destination is None:
-        return default
-    root = policy.destination.split("{", 1)[0]
-    given = message.destination
-    if not given.startswith((*policy.destinations, root)) or "/../" in given + "/":
-        allowed = ", ".join((*policy.destinations, root))
-        raise reject(f"destination: {given[:200]!r} is not below an allowed one ({allowed}); see EXPORT_DESTINATIONS")
-    _url("destination", given, ("s3", "file"), reject)
-    return given if given.endswith("/") else given + "/"
+        return _fill(policy.destination, message, reject)
+    given = message.destination if message.destination.endswith("/") else message.destination + "/"
+    _place("destination", given, ("s3", "file"), reject)
+    if not policy.allows(given):
+        allowed = ", ".join(policy.roots())
+        raise reject(f"destination: {_shown(given)} is not below an allowed one ({allowed}); see EXPORT_DESTINATIONS")
+    return given
 
 
 def _fill(template: str, message: ExportMessage, reject: Reject) -> str:
-    """Ids are percent-encoded, so that none can leave its place in the URI."""
+    """The URI with the ids in it, percent-encoded. None can leave its place: a store decodes %2F again, so '/' is refused."""
     filled = template
     for name, value in (("jobId", str(message.job_id)), ("exportId", message.export_id), ("userId", message.user_id)):
         if "{" + name + "}" in filled:
-            if value in (".", ".."):
-                raise reject(f"{name}: {value!r} cannot be part of a path")
+            if value in (".", "..") or "/" in value or "\\" in value or not value.isprintable():
+                raise reject(f"{name}: {_shown(value)} becomes a part of a path here; use one without '/', '\\', '.' alone or '..'")
             filled = filled.replace("{" + name + "}", quote(value, safe=""))
     return filled
 
 
-def _files(entries: tuple[Entry, ...], reject: Reject) -> tuple[tuple[Entry, str], ...]:
-    named: list[tuple[Entry, str]] = []
+def _files(entries: tuple[FileBody, ...], reject: Reject) -> tuple[tuple[FileBody, str], ...]:
+    named: list[tuple[FileBody, str]] = []
     seen: dict[str, int] = {}
     for number, entry in enumerate(entries):
         _url(f"files[{number}].url", entry.url, names.SCHEMES, reject)
