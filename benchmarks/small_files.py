@@ -94,7 +94,7 @@ def start_nginx(folder: Path, source: Path) -> tuple["subprocess.Popen[bytes]", 
     config = folder / "nginx.conf"
     config.write_text(f"""
         daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log; worker_processes 1;
-        user {'root' if os.geteuid() == 0 else 'nobody'};
+        user {"root" if os.geteuid() == 0 else "nobody"};
         events {{ worker_connections 1024; }}
         http {{ access_log off; sendfile on; keepalive_requests 100000; client_body_temp_path {folder}/body;
           server {{ listen 127.0.0.1:{port}; root {source}; autoindex on; }} }}
@@ -153,7 +153,9 @@ class Ours:
         machine, name = self._clients.client("stepfunctions"), f"bench-{uuid.uuid4().hex[:8]}"
         text = json.dumps({"jobId": str(uuid.uuid4()), "exportId": "bench", "userId": "bench"})
         started = time.monotonic()
-        arn = machine.start_execution(stateMachineArn=self._stack.env["EXPORT_STATE_MACHINE_ARN"], name=name, input=text)["executionArn"]
+        arn = machine.start_execution(stateMachineArn=self._stack.env["EXPORT_STATE_MACHINE_ARN"], name=name, input=text)[
+            "executionArn"
+        ]
         while (status := machine.describe_execution(executionArn=arn)["status"]) == "RUNNING":
             time.sleep(0.02)
         taken = time.monotonic() - started

@@ -79,9 +79,7 @@ class Clients:
         endpoint = self._aws.endpoint_for(service)
         async with AsyncExitStack() as stack:
             try:
-                client = await stack.enter_async_context(
-                    self._session.client(service, endpoint_url=endpoint, config=config)
-                )
+                client = await stack.enter_async_context(self._session.client(service, endpoint_url=endpoint, config=config))
             except ValueError as error:
                 # botocore's own words for both; it may quote an endpoint with a password.
                 if endpoint is None or "endpoint" not in str(error).lower():

@@ -4,14 +4,15 @@ Keys: `pk` = `JOB#<jobId>`, `sk` = `SNAPSHOT` or `ATTEMPT#0001`. Snapshot attrib
 `by-user` (userId, updatedAt) and `by-status` (status, updatedAt); `expiresAt` is the TTL attribute (seconds since the epoch).
 """
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
-from connectors.aws import code_of, unavailable
+from connectors.aws import AWS_ERRORS, code_of, unavailable
 from export_service.messages import CallbackAnswered, JobSnapshot, iso_millis
 from export_service.ports import Attempt
 from export_service.redaction import fingerprint
@@ -38,9 +39,12 @@ class DynamoTable:
         while True:
             attempts = await self._attempts(job_id)
             for attempt in attempts:
-                if attempt.request_digest != request_digest or fingerprint(attempt.token) == mark:
+                if fingerprint(attempt.token) == mark:
                     return attempt
-            number = len(attempts) + 1
+            if attempts and attempts[0].request_digest != request_digest:
+                return attempts[0]
+            # Not their number: the first ones may have expired.
+            number = attempts[-1].number + 1 if attempts else 1
             item = {
                 "tokenFingerprint": mark,
                 "taskToken": token,
@@ -70,9 +74,7 @@ class DynamoTable:
 
     async def seal_key(self, job_id: str) -> bytes | None:
         # The key alone: who downloads has no business with the token.
-        found = await self._call(
-            "get_item", Key=_key(job_id, _attempt_key(1)), ConsistentRead=True, ProjectionExpression="sealKey"
-        )
+        found = await self._call("get_item", Key=_key(job_id, _attempt_key(1)), ConsistentRead=True, ProjectionExpression="sealKey")
         key = _plain(found.get("Item", {})).get("sealKey")
         return bytes(key) if key is not None else None
 
@@ -117,12 +119,15 @@ class DynamoTable:
             start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
 
     async def _update(self, job_id: str, number: int, expression: str, values: dict[str, Any]) -> None:
-        await self._call(
-            "update_item",
-            Key=_key(job_id, _attempt_key(number)),
-            UpdateExpression=expression,
-            ExpressionAttributeValues=_values(values),
-        )
+        with suppress(_ConditionFailed):
+            await self._call(
+                "update_item",
+                Key=_key(job_id, _attempt_key(number)),
+                UpdateExpression=expression,
+                ExpressionAttributeValues=_values(values),
+                # An update makes a missing item, and one without a digest would be no attempt. It is missing if it has expired.
+                ConditionExpression="attribute_exists(pk)",
+            )
 
     def _expires(self, now: datetime) -> int:
         return int((now + self._ttl).timestamp())
@@ -130,13 +135,10 @@ class DynamoTable:
     async def _call(self, operation: str, **arguments: Any) -> Any:
         try:
             return await getattr(self._client, operation)(TableName=self._name, **arguments)
-        except ClientError as error:
-            if code_of(error) == "ConditionalCheckFailedException":
+        except AWS_ERRORS as error:
+            if isinstance(error, ClientError) and code_of(error) == "ConditionalCheckFailedException":
                 raise _ConditionFailed from None
-            setting = "EXPORT_TABLE_NAME" if code_of(error) == "ResourceNotFoundException" else None
-            raise unavailable("dynamodb", error, setting) from None
-        except BotoCoreError as error:
-            raise unavailable("dynamodb", error) from None
+            raise unavailable("dynamodb", error, "EXPORT_TABLE_NAME") from None
 
 
 class _ConditionFailed(Exception):

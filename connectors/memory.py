@@ -79,15 +79,18 @@ class MemoryLedger:
     ) -> Attempt:
         known = [attempt for (job, _), attempt in sorted(self.attempts.items()) if job == job_id]
         for attempt in known:
-            if attempt.request_digest != request_digest or attempt.token == token:
+            if attempt.token == token:
                 return attempt
-        number = len(known) + 1
+        if known and known[0].request_digest != request_digest:
+            return known[0]
+        number = known[-1].number + 1 if known else 1
         key = known[0].seal_key if known else seal_key
         self.attempts[job_id, number] = Attempt(job_id, number, request_digest, token, seal_key=key)
         return self.attempts[job_id, number]
 
     async def mark_published(self, job_id: str, number: int) -> None:
-        self.attempts[job_id, number] = replace(self.attempts[job_id, number], published=True)
+        if known := self.attempts.get((job_id, number)):
+            self.attempts[job_id, number] = replace(known, published=True)
 
     async def attempt(self, job_id: str, number: int) -> Attempt | None:
         return self.attempts.get((job_id, number))
@@ -98,7 +101,8 @@ class MemoryLedger:
 
     async def record_answer(self, answer: CallbackAnswered) -> None:
         place = (answer.job_id, answer.attempt)
-        self.attempts[place] = replace(self.attempts[place], answer=answer)
+        if known := self.attempts.get(place):
+            self.attempts[place] = replace(known, answer=answer)
 
 
 @dataclass

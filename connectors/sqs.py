@@ -5,19 +5,20 @@ all the same, the newest receipt handle counts: SQS accepts a delete with an old
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from connectors.aws import unavailable
+from connectors.aws import AWS_ERRORS, unavailable
 from export_service.failures import Unavailable
 from export_service.ports import QueueMessage
 
 _DELETE_AFTER = 0.02
-"""Seconds that deletes wait for others to share a request with (10 at most)."""
+"""Seconds that deletes wait for others to share a request with."""
 _BATCH = 10
+"""SQS's limit for receive, and for each batch request."""
+_SETTING = "EXPORT_QUEUE_URL"
+_Delete = tuple[QueueMessage, "asyncio.Future[None]"]
 
 
 class SqsQueue:
@@ -26,79 +27,88 @@ class SqsQueue:
     def __init__(self, client: Any, url: str, wait_seconds: int) -> None:
         self._client, self._url, self._wait = client, url, wait_seconds
         self._receipts: dict[str, str] = {}
-        self._deletes: asyncio.Queue[tuple[str, asyncio.Future[None]]] = asyncio.Queue()
+        self._deletes: asyncio.Queue[_Delete] = asyncio.Queue()
+        self._background: list[asyncio.Task[None]] = []
 
     @property
     def name(self) -> str:
-        return self._url.rsplit("/", 1)[-1]
+        return self._url.rstrip("/").rsplit("/", 1)[-1]
+
+    def start(self) -> None:
+        self._background = [asyncio.create_task(self._delete_in_batches()), asyncio.create_task(self._extend_while_in_work())]
+
+    async def stop(self) -> None:
+        """Ends the background work. A delete that is still waiting fails with Unavailable: its message will come again."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        left = [self._deletes.get_nowait() for _ in range(self._deletes.qsize())]
+        _settle((done for _, done in left), Unavailable("SQS", _SETTING, "the queue's client was closed"))
 
     async def receive(self) -> list[QueueMessage]:
+        for task in self._background:
+            if task.done():
+                task.result()  # only a defect ends one; without it messages would stay undeleted and nobody would know
         try:
             answer = await self._client.receive_message(
                 QueueUrl=self._url,
                 MaxNumberOfMessages=_BATCH,
                 WaitTimeSeconds=self._wait,
-                AttributeNames=["ApproximateReceiveCount"],
+                AttributeNames=["ApproximateReceiveCount", "AWSTraceHeader"],
                 MessageAttributeNames=["All"],
             )
-        except (BotoCoreError, ClientError) as error:
-            raise unavailable("sqs", error, "EXPORT_QUEUE_URL") from None
+        except AWS_ERRORS as error:
+            raise unavailable("sqs", error, _SETTING) from None
         messages = [_message(raw) for raw in answer.get("Messages", ())]
         self._receipts.update({message.id: message.receipt for message in messages})
         return messages
 
     async def delete(self, message: QueueMessage) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        await self._deletes.put((message.id, done))
+        self._deletes.put_nowait((message, done))
         await done
 
     async def release(self, message: QueueMessage, delay_seconds: int = 0) -> None:
         receipt = self._receipts.pop(message.id, message.receipt)
         try:
             await self._client.change_message_visibility(QueueUrl=self._url, ReceiptHandle=receipt, VisibilityTimeout=delay_seconds)
-        except (BotoCoreError, ClientError) as error:
-            raise unavailable("sqs", error, "EXPORT_QUEUE_URL") from None
+        except AWS_ERRORS as error:
+            raise unavailable("sqs", error, _SETTING) from None
 
-    async def delete_in_batches(self) -> None:
-        """Serves `delete` until cancelled."""
+    async def _delete_in_batches(self) -> None:
         while True:
             batch = [await self._deletes.get()]
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_DELETE_AFTER):
-                    while len(batch) < _BATCH:
-                        batch.append(await self._deletes.get())
-            await self._delete(batch)
+            try:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_DELETE_AFTER):
+                        while len(batch) < _BATCH:
+                            batch.append(await self._deletes.get())
+                await self._delete(batch)
+            finally:
+                # Whatever ended this, nobody is left waiting.
+                _settle((done for _, done in batch), Unavailable("SQS", _SETTING, "the delete was broken off"))
 
-    async def _delete(self, batch: list[tuple[str, "asyncio.Future[None]"]]) -> None:
-        waiting = dict(batch)
-        entries = [{"Id": str(n), "ReceiptHandle": self._receipts.get(id_, "")} for n, id_ in enumerate(waiting)]
+    async def _delete(self, batch: list[_Delete]) -> None:
+        entries = [
+            {"Id": str(n), "ReceiptHandle": self._receipts.get(message.id, message.receipt)} for n, (message, _) in enumerate(batch)
+        ]
         try:
             answer = await self._client.delete_message_batch(QueueUrl=self._url, Entries=entries)
-        except (BotoCoreError, ClientError) as error:
-            return self._settle(batch, unavailable("sqs", error, "EXPORT_QUEUE_URL"))
+        except AWS_ERRORS as error:
+            return _settle((done for _, done in batch), unavailable("sqs", error, _SETTING))
         # HTTP 200 may still carry failures, entry by entry.
-        failed = {int(entry["Id"]): str(entry.get("Code")) for entry in answer.get("Failed", ())}
-        refused = {id_: failed[n] for n, id_ in enumerate(waiting) if n in failed}
-        for id_, done in batch:
-            if id_ in refused:
-                self._settle([(id_, done)], Unavailable("SQS", "EXPORT_QUEUE_URL", f"delete refused: {refused[id_]}"))
+        failed = {int(entry["Id"]): entry for entry in answer.get("Failed", ())}
+        for n, (message, done) in enumerate(batch):
+            entry = failed.get(n)
+            if entry is None or entry.get("SenderFault"):
+                # Our fault is a handle that has expired: no further try can succeed. The message comes again, and then the ledger knows.
+                self._receipts.pop(message.id, None)
+                _settle([done], None)
             else:
-                self._settle([(id_, done)], None)
+                _settle([done], Unavailable("SQS", _SETTING, f"delete refused: {entry.get('Code')}"))
         return None
 
-    def _settle(self, batch: list[tuple[str, "asyncio.Future[None]"]], error: Unavailable | None) -> None:
-        for id_, done in batch:
-            if error is None:
-                self._receipts.pop(id_, None)
-            if done.done():
-                continue
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
-
-    async def extend_while_in_work(self) -> None:
-        """Keeps messages invisible that are neither deleted nor released, until cancelled."""
+    async def _extend_while_in_work(self) -> None:
         timeout = await self._visibility()
         while True:
             await asyncio.sleep(timeout / 2)
@@ -109,7 +119,7 @@ class SqsQueue:
                     for n, receipt in enumerate(receipts[start : start + _BATCH])
                 ]
                 # A message that cannot be extended comes again; that costs a look into the ledger, nothing else.
-                with suppress(BotoCoreError, ClientError):
+                with suppress(*AWS_ERRORS):
                     await self._client.change_message_visibility_batch(QueueUrl=self._url, Entries=entries)
 
     async def _visibility(self) -> int:
@@ -118,7 +128,7 @@ class SqsQueue:
             try:
                 answer = await self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=["VisibilityTimeout"])
                 return max(2, int(answer["Attributes"]["VisibilityTimeout"]))
-            except (BotoCoreError, ClientError):
+            except AWS_ERRORS:
                 await asyncio.sleep(5)
 
 
@@ -126,13 +136,21 @@ class SqsQueue:
 async def open_queue(client: Any, url: str, wait_seconds: int) -> AsyncIterator[SqsQueue]:
     """The queue with its background work: deletes in batches, and visibility."""
     queue = SqsQueue(client, url, wait_seconds)
-    tasks = [asyncio.create_task(queue.delete_in_batches()), asyncio.create_task(queue.extend_while_in_work())]
+    queue.start()
     try:
         yield queue
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await queue.stop()
+
+
+def _settle(waiting: Iterable["asyncio.Future[None]"], error: Unavailable | None) -> None:
+    for done in waiting:
+        if done.done():
+            continue
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
 
 
 def _message(raw: dict[str, Any]) -> QueueMessage:
@@ -140,10 +158,13 @@ def _message(raw: dict[str, Any]) -> QueueMessage:
         name: str(value.get("StringValue") or value.get("BinaryValue", b"").hex())
         for name, value in raw.get("MessageAttributes", {}).items()
     }
+    system = raw.get("Attributes", {})
+    if "AWSTraceHeader" in system:
+        attributes.setdefault("AWSTraceHeader", system["AWSTraceHeader"])
     return QueueMessage(
         id=raw["MessageId"],
         body=raw["Body"],
         receipt=raw["ReceiptHandle"],
-        receive_count=int(raw.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
+        receive_count=int(system.get("ApproximateReceiveCount", 1)),
         attributes=attributes,
     )

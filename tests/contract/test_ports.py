@@ -1,0 +1,195 @@
+"""What each AWS port promises, said once, and held against the adapter in memory and the one for AWS (on the emulator)."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors.aws import Clients
+from connectors.destinations import StoreDestinations
+from connectors.dynamodb import DynamoTable
+from connectors.memory import MemoryCallback, MemoryLedger, MemoryQueue, MemorySnapshots
+from connectors.sqs import open_queue
+from connectors.step_functions import StepFunctionsCallback
+from export_service.devstack import aws, processes
+from export_service.devstack.stack import Stack
+from export_service.failures import CallbackRefused, CallbackThrottled, TransferError, Unavailable
+from export_service.messages import CallbackAnswered, CallbackOutcome, JobSnapshot, JobStatus
+from export_service.ports import Destinations, Ledger, RequestQueue, SnapshotStore, TaskCallback
+from export_service.settings import Aws
+
+pytestmark = pytest.mark.broker
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+KINDS = pytest.mark.parametrize("kind", ["memory", "aws"])
+
+
+class World:
+    """Makes adapters of either kind."""
+
+    def __init__(self, stack: Stack, exits: AsyncExitStack) -> None:
+        self._exits = exits
+        self.endpoint = stack.env["AWS_ENDPOINT"]
+        self.admin = aws.Aws(self.endpoint)
+        self.clients = Clients(Aws(endpoint=self.endpoint, region="us-east-1"))
+
+    async def client(self, service: str) -> Any:
+        return await self._exits.enter_async_context(self.clients.open(service))
+
+    async def table(self) -> DynamoTable:
+        name = f"t-{uuid.uuid4().hex[:8]}"
+        aws.create_table(self.admin.client("dynamodb"), name)
+        return DynamoTable(await self.client("dynamodb"), name, timedelta(days=1))
+
+    async def ledger(self, kind: str) -> Ledger:
+        return MemoryLedger() if kind == "memory" else await self.table()
+
+    async def snapshots(self, kind: str) -> SnapshotStore:
+        return MemorySnapshots() if kind == "memory" else await self.table()
+
+
+@pytest.fixture
+async def world(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    async with AsyncExitStack() as exits:
+        yield World(stack, exits)
+
+
+@KINDS
+async def test_ledger_one_attempt_per_token_and_racing_callers_agree(world: World, kind: str) -> None:
+    ledger = await world.ledger(kind)
+    key = b"k" * 32
+    opened = await asyncio.gather(*(ledger.open_attempt("j", "token-1", "d", key, NOW) for _ in range(4)))
+    assert {(attempt.number, attempt.token, attempt.published) for attempt in opened} == {(1, "token-1", False)}
+    await ledger.mark_published("j", 1)
+    assert (await ledger.open_attempt("j", "token-1", "d", b"x" * 32, NOW)).published
+    second = await ledger.open_attempt("j", "token-2", "d", b"x" * 32, NOW)
+    assert (second.number, second.seal_key) == (2, key), "one key a job"
+    assert (await ledger.open_attempt("j", None, "other", None, NOW)).request_digest == "d"
+    assert await ledger.seal_key("j") == key
+    assert await ledger.seal_key("unknown") is None
+    assert await ledger.attempt("j", 9) is None
+    assert "token-1" not in repr(opened[0])
+
+
+@KINDS
+async def test_ledger_keeps_the_answer(world: World, kind: str) -> None:
+    ledger = await world.ledger(kind)
+    await ledger.open_attempt("j", "token", "d", None, NOW)
+    answer = CallbackAnswered(job_id="j", attempt=1, call="SendTaskSuccess", outcome=CallbackOutcome.SENT, tries=1, answered_at=NOW)
+    await ledger.record_answer(answer)
+    found = await ledger.attempt("j", 1)
+    assert found is not None
+    assert (found.answer, found.token) == (answer, "token")
+
+
+@KINDS
+async def test_snapshots_only_go_forward(world: World, kind: str) -> None:
+    store = await world.snapshots(kind)
+
+    def snapshot(attempt: int, version: int) -> JobSnapshot:
+        return JobSnapshot(
+            job_id="j", attempt=attempt, version=version, user_id="u", status=JobStatus.RUNNING, bytes=2**40, updated_at=NOW
+        )
+
+    assert await store.get("j") is None
+    written = [await store.put(snapshot(a, v)) for a, v in [(1, 5), (1, 5), (1, 4), (1, 6), (2, 1), (1, 9)]]
+    assert written == [True, False, False, True, True, False]
+    assert await store.get("j") == snapshot(2, 1)
+
+
+@KINDS
+async def test_queue_gives_deletes_and_takes_back(world: World, kind: str) -> None:
+    if kind == "memory":
+        memory = MemoryQueue()
+        memory.send("one", {"a": "b"})
+        await _queue(memory)
+        return
+    sqs = world.admin.client("sqs")
+    url = sqs.create_queue(QueueName=f"q-{uuid.uuid4().hex[:8]}")["QueueUrl"]
+    attribute = {"a": {"DataType": "String", "StringValue": "b"}}
+    sqs.send_message(QueueUrl=url, MessageBody="one", MessageAttributes=attribute)
+    async with open_queue(await world.client("sqs"), url, 1) as queue:
+        await _queue(queue)
+
+
+async def _queue(queue: RequestQueue) -> None:
+    (message,) = await queue.receive()
+    assert (message.body, message.receive_count, dict(message.attributes)) == ("one", 1, {"a": "b"})
+    assert await queue.receive() == []
+    await queue.release(message)
+    (again,) = await queue.receive()
+    assert (again.id, again.receive_count) == (message.id, 2)
+    await queue.delete(again)
+    assert await queue.receive() == []
+
+
+@KINDS
+async def test_callback_refuses_a_token_that_nobody_waits_for(world: World, kind: str) -> None:
+    callback: TaskCallback
+    if kind == "memory":
+
+        def refuse(_: str) -> None:
+            raise CallbackRefused("TaskDoesNotExist")
+
+        callback = MemoryCallback(refuse=refuse)
+    else:
+        callback = StepFunctionsCallback(await world.client("stepfunctions"))
+    with pytest.raises(CallbackRefused) as caught:
+        await callback.success("A" * 100, "{}")
+    assert caught.value.code in ("TaskDoesNotExist", "InvalidToken", "TaskTimedOut")
+    assert "AAAA" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["file", "s3"])
+@pytest.mark.parametrize("size", [0, 10, 3_000_000, 20_000_000])
+async def test_a_destination_shows_a_file_whole_or_not_at_all(world: World, tmp_path: Path, scheme: str, size: int) -> None:
+    s3 = world.admin.client("s3")
+    prefix = f"{uuid.uuid4().hex}/"
+    content = (b"0123456789" * (size // 10 + 1))[:size]
+
+    def stored() -> dict[str, bytes]:
+        if scheme == "file":
+            return {p.relative_to(tmp_path).as_posix(): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+        keys = [found["Key"] for found in s3.list_objects_v2(Bucket=aws.BUCKET, Prefix=prefix).get("Contents", ())]
+        return {key.removeprefix(prefix): s3.get_object(Bucket=aws.BUCKET, Key=key)["Body"].read() for key in keys}
+
+    with ThreadPoolExecutor(2) as pool:
+        destinations: Destinations = StoreDestinations(await world.client("s3"), pool)
+        at = destinations.at(tmp_path.as_uri() + "/" if scheme == "file" else f"s3://{aws.BUCKET}/{prefix}")
+        for _ in range(2):
+            async with at.create("a/ä b.bin", size) as sink:
+                for start in range(0, size, 700_000):
+                    await sink.write(content[start : start + 700_000])
+                assert stored().get("a/ä b.bin") in (None, content)
+        with pytest.raises(RuntimeError, match="broke off"):
+            async with at.create("broken", size) as sink:
+                await sink.write(content)
+                raise RuntimeError("broke off")
+    assert stored() == {"a/ä b.bin": content}
+    assert not s3.list_multipart_uploads(Bucket=aws.BUCKET).get("Uploads")
+
+
+def test_an_unknown_destination_is_named() -> None:
+    with pytest.raises(TransferError, match="neither file: nor s3"):
+        StoreDestinations(None, ThreadPoolExecutor(1)).at("ftp://h/x/")
+
+
+async def test_aws_that_does_not_answer_is_a_sentence_with_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    clients = Clients(Aws(endpoint=f"http://127.0.0.1:{processes.free_port()}", region="us-east-1"))
+    async with clients.open("dynamodb") as dynamodb, clients.open("sqs") as sqs, clients.open("stepfunctions") as machine:
+        with pytest.raises(Unavailable, match=r"DynamoDB does not answer .* check AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT"):
+            await DynamoTable(dynamodb, "t", timedelta(days=1)).get("j")
+        async with open_queue(sqs, "http://127.0.0.1:1/1/q", 0) as queue:
+            with pytest.raises(Unavailable, match=r"SQS does not answer .* check "):
+                await queue.receive()
+        with pytest.raises(CallbackThrottled):
+            await StepFunctionsCallback(machine).success("token", "{}")
