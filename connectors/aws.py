@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import aioboto3
 from aiobotocore.config import AioConfig
@@ -22,7 +22,7 @@ from export_service.settings import Aws
 
 AWS_ERRORS = (BotoCoreError, ClientError, ResponseParserError)
 """What a call may raise. The last one, which is not a BotoCoreError, means that something else than AWS answered."""
-AwsError = BotoCoreError | ClientError | ResponseParserError
+AwsError: TypeAlias = BotoCoreError | ClientError | ResponseParserError
 
 _SETTING = {
     "sqs": "AWS_ENDPOINT_URL_SQS",

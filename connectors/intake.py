@@ -5,22 +5,36 @@ and the state that waits for it is told at once.
 """
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from itertools import islice
+from typing import Any, TypeVar
 
-from export_service.backoff import pauses, until_available
+from export_service.backoff import pauses
 from export_service.callbacks import failure
-from export_service.failures import CallbackError, RequestRejected, Unavailable
+from export_service.failures import CallbackError, CallbackThrottled, RequestRejected, Unavailable
 from export_service.messages import DeadLetter
 from export_service.ports import Clock, Ledger, Publisher, QueueMessage, RequestQueue, TaskCallback
-from export_service.redaction import without_secrets
+from export_service.redaction import body_without_secrets, names_token, without_secrets
 from export_service.requests import Parsed, Policy, parse
 from export_service.sealing import new_key
 from export_service.settings import Callback, Queue
 
+T = TypeVar("T")
+_TELL_TRIES = 4
+"""Of a rejection's answer that is throttled. It is not kept anywhere: after these the state waits for its own time-out."""
+
+
+class _Stopping(Exception):
+    """Told to stop while a dependency was away."""
+
 
 class Intake:
-    """`run` until stopped. At a stop, messages in work are finished; the long polls end at once."""
+    """`run` until stopped, once. At a stop the long polls end, messages in work are finished, all others go back to the queue at once.
+
+    While a dependency is away, messages are kept and tried again rather than released: each release would count as a receive, and the
+    queue's redrive policy would take good messages away during an outage.
+    """
 
     def __init__(
         self,
@@ -42,50 +56,60 @@ class Intake:
         self._requests, self._dead_letters, self._log = requests_topic, dead_letters_topic, log
         self._slots = asyncio.Semaphore(settings.max_in_flight)
         self._work: set[asyncio.Task[None]] = set()
+        self._not_begun: list[QueueMessage] = []
+        self._away: set[str] = set()
+        self._stop = asyncio.Event()
+        self._failed = asyncio.Event()
+        self._failure: BaseException | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
+        """Returns after `stop`, when no message is in work any more. Raises what is a defect; its message comes again."""
+        self._stop = stop
         receivers = [asyncio.create_task(self._receive()) for _ in range(self._settings.receivers)]
-        stopped = asyncio.create_task(stop.wait())
+        events = [asyncio.create_task(event.wait()) for event in (stop, self._failed)]
         try:
-            await asyncio.wait([stopped, *receivers], return_when=asyncio.FIRST_COMPLETED)
-            for receiver in receivers:
-                if receiver.done():
-                    receiver.result()  # only a defect ends a receiver: let it be seen
+            await asyncio.wait([*events, *receivers], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (stopped, *receivers):
+            for task in (*events, *receivers):
                 task.cancel()
-            await asyncio.gather(stopped, *receivers, return_exceptions=True)
-            await asyncio.gather(*self._work)
+            ended = await asyncio.gather(*receivers, return_exceptions=True)
+            await asyncio.gather(*map(self._give_back, self._not_begun), *self._work, return_exceptions=True)
+        for error in (self._failure, *ended):
+            if error is not None and not isinstance(error, asyncio.CancelledError):
+                raise error
 
     async def _receive(self) -> None:
-        while True:
-            messages = await until_available(self._queue.receive, self._log)
-            for message in messages:
-                await self._slots.acquire()
-                self._spawn(self._take(message))
+        with suppress(_Stopping):
+            while True:
+                messages = await self._until_available(self._queue.receive)
+                try:
+                    while messages:
+                        await self._slots.acquire()
+                        task = asyncio.create_task(self._take(messages.pop(0)))
+                        self._work.add(task)
+                        task.add_done_callback(self._done)
+                finally:
+                    self._not_begun += messages
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._work.add(task)
-        task.add_done_callback(self._work.discard)
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._work.discard(task)
+        self._slots.release()
+        if not task.cancelled() and (error := task.exception()) and self._failure is None:
+            self._failure = error
+            self._failed.set()
 
     async def _take(self, message: QueueMessage) -> None:
+        token: str | None = None
         try:
-            for pause in pauses(0.2, 30):
-                try:
-                    return await self._handle(message)
-                except Unavailable as error:
-                    self._log.warning(str(error), setting=error.setting, messageId=message.id)
-                    await asyncio.sleep(pause)
-        finally:
-            self._slots.release()
-
-    async def _handle(self, message: QueueMessage) -> None:
-        try:
-            await self._request(message, parse(message.body, self._policy))
-        except RequestRejected as rejected:
-            await self._reject(message, rejected)
-        await self._queue.delete(message)
+            try:
+                parsed = parse(message.body, self._policy)
+                token = parsed.token
+                await self._until_available(lambda: self._request(message, parsed))
+            except RequestRejected as rejected:
+                await self._reject(message, rejected, token or rejected.token)
+            await self._until_available(lambda: self._queue.delete(message))
+        except _Stopping:
+            await self._give_back(message)
 
     async def _request(self, message: QueueMessage, parsed: Parsed) -> None:
         now = self._clock.now()
@@ -94,13 +118,18 @@ class Intake:
             raise RequestRejected(
                 f"jobId: {parsed.job_id} is known with another request; use a new jobId for another export",
                 job_id=parsed.job_id,
-                token=parsed.token,
+                # The token of a job that runs is that job's to answer.
+                token=None if parsed.token == attempt.token else parsed.token,
             )
         if attempt.published:
             self._log.info("Request came again", jobId=parsed.job_id, receiveCount=message.receive_count)
             return
         record = parsed.requested(attempt, now, message.id)
-        headers = {name: value.encode() for name, value in message.attributes.items()}
+        headers = {
+            name: without_secrets(value, parsed.token).encode()
+            for name, value in message.attributes.items()
+            if not names_token(name)
+        }
         await (await self._publisher.send(self._requests, parsed.job_id.encode(), record.to_bytes(), headers=headers))
         await self._ledger.mark_published(parsed.job_id, attempt.number)
         self._log.info(
@@ -110,32 +139,73 @@ class Intake:
             hasTaskToken=parsed.token is not None,
         )
 
-    async def _reject(self, message: QueueMessage, rejected: RequestRejected) -> None:
-        told = None
-        if rejected.token is not None:
-            told = await self._tell(rejected, rejected.token)
+    async def _reject(self, message: QueueMessage, rejected: RequestRejected, secret: str | None) -> None:
+        told = None if rejected.token is None else await self._tell(rejected, rejected.token)
         letter = DeadLetter(
             source=f"sqs:{self._queue.name}",
             reason=rejected.reason,
             job_id=rejected.job_id,
             message_id=message.id,
             receive_count=message.receive_count,
-            body=without_secrets(message.body),
+            body=body_without_secrets(message.body, secret),
             told_step_functions=told,
             at=self._clock.now(),
-        )
+        ).to_bytes()
         key = (rejected.job_id or message.id).encode()
-        await (await self._publisher.send(self._dead_letters, key, letter.to_bytes()))
+
+        async def publish() -> None:
+            await (await self._publisher.send(self._dead_letters, key, letter))
+
+        await self._until_available(publish)
         self._log.warning("Rejected export request", jobId=rejected.job_id, messageId=message.id, reason=rejected.reason)
 
     async def _tell(self, rejected: RequestRejected, token: str) -> bool:
         """ExportRejected to the waiting state; one that cannot be told times out, as it would have without us."""
         details = {"jobId": rejected.job_id} if rejected.job_id else {}
         payload = failure("ExportRejected", rejected.reason, self._answers.cause, details)
-        try:
-            await self._callback.failure(token, payload.error, payload.cause)
-        except CallbackError as error:
-            text = f"Failed to send Step Functions callback for job {rejected.job_id}: {error.code}"
-            self._log.error(text, jobId=rejected.job_id, error=error.code)
-            return False
-        return True
+        code = ""
+        for pause in islice(pauses(0.2, 2), _TELL_TRIES):
+            try:
+                await self._callback.failure(token, payload.error, payload.cause)
+                return True
+            except CallbackError as error:
+                code = error.code
+                if not isinstance(error, CallbackThrottled) or await self._stopped_within(pause):
+                    break
+        text = f"Failed to send Step Functions callback for job {rejected.job_id}: {code}"
+        self._log.error(text, jobId=rejected.job_id, error=code)
+        return False
+
+    async def _give_back(self, message: QueueMessage) -> None:
+        # A message that cannot be released comes again by itself, when its visibility timeout is over.
+        with suppress(Unavailable):
+            await self._queue.release(message)
+
+    async def _until_available(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call again until all answer; one line in the log when a dependency goes away, one when it is back.
+
+        Raises _Stopping instead of a pause once the intake is told to stop.
+        """
+        mine: set[str] = set()
+        for pause in pauses(0.2, 30):
+            try:
+                value = await call()
+            except Unavailable as error:
+                if error.what not in self._away:
+                    self._log.warning(str(error), setting=error.setting)
+                self._away.add(error.what)
+                mine.add(error.what)
+                if await self._stopped_within(pause):
+                    raise _Stopping from None
+                continue
+            for what in sorted(mine & self._away):
+                self._log.info("Dependency answers again", dependency=what)
+                self._away.discard(what)
+            return value
+        raise AssertionError("pauses never end")
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        return self._stop.is_set()

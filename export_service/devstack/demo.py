@@ -189,9 +189,9 @@ class Demo:
                     continue
                 execution = machine.describe_execution(executionArn=job.arn)
                 job.snapshot = read_snapshot(table, job.job_id)
-                counted = [int(job.snapshot.get(name, 0)) for name in ("completedTasks", "failedTasks")]
                 total = job.snapshot.get("totalTasks")
-                self._show.job(job.name, *counted, int(total) if total is not None else None)
+                done, failed = (int(job.snapshot.get(name, 0)) for name in ("completedTasks", "failedTasks"))
+                self._show.job(job.name, done, failed, int(total) if total is not None else None)
                 if execution["status"] in _DONE:
                     job.execution, job.seconds = execution, round(time.monotonic() - job.started, 2)
             time.sleep(0.1)

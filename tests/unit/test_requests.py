@@ -70,7 +70,7 @@ def test_a_token_of_2049_characters_is_rejected_and_not_usable() -> None:
 
 
 def test_no_files_and_no_catalog_says_both_ways_out() -> None:
-    with pytest.raises(RequestRejected, match="names no files .* EXPORT_CATALOG is not set"):
+    with pytest.raises(RequestRejected, match=r"names no files .* EXPORT_CATALOG is not set"):
         parse(body(), Policy(None, POLICY.destination, ()))
 
 
