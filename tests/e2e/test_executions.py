@@ -214,6 +214,8 @@ def test_a_signed_query_reaches_the_source_and_no_topic_log_or_report(world: Wor
     body = {"jobId": job_id, "exportId": "e", "userId": "u", "files": [{"url": f"{world.files.base}/a.txt?sig={canary}%2F"}]}
     world.send(body)
     assert world.ended(job_id)["status"] == "COMPLETED"
+    # Nobody waits for this job, so its report may come after the snapshot of its end.
+    world.until(lambda: "_report.jsonl" in world.output(job_id), "the report is there")
     assert world.files.requests[f"/a.txt?sig={canary}%2F"] == 1
     prefix = world.env["EXPORT_TOPICS_PREFIX"]
     topics = ("requests", "tasks", "results", "snapshots", "completions")
