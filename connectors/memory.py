@@ -48,13 +48,15 @@ class MemoryQueue:
 
     async def receive(self) -> list[QueueMessage]:
         try:
-            message = await asyncio.wait_for(self._visible.get(), timeout=0.05)
+            found = [await asyncio.wait_for(self._visible.get(), timeout=0.05)]
         except TimeoutError:
             return []
-        count = message.receive_count + 1
-        message = replace(message, receive_count=count, receipt=f"{message.id}-r{count}")
-        self.in_flight[message.id] = message
-        return [message]
+        while len(found) < 10 and not self._visible.empty():
+            found.append(self._visible.get_nowait())
+        counts = [message.receive_count + 1 for message in found]
+        messages = [replace(m, receive_count=n, receipt=f"{m.id}-r{n}") for m, n in zip(found, counts, strict=True)]
+        self.in_flight |= {message.id: message for message in messages}
+        return messages
 
     async def delete(self, message: QueueMessage) -> None:
         if self.in_flight.pop(message.id, None):

@@ -5,6 +5,7 @@ Two steps, because sealing needs the job's key and the key is kept in the ledger
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,7 +21,7 @@ from export_service.failures import RequestRejected
 from export_service.manifests import Entry
 from export_service.messages import ExportRequested, FileSpec, JobInfo, ManifestRef
 from export_service.ports import Attempt
-from export_service.redaction import names_token, value_without_secrets, without_secrets
+from export_service.redaction import HIDDEN, names_token, value_without_secrets, without_secrets
 from export_service.sealing import seal, without_query
 from export_service.settings import Settings
 
@@ -178,7 +179,7 @@ def parse(body: str, policy: Policy) -> Parsed:
     usable = _usable(raw)
 
     def reject(reason: str) -> RequestRejected:
-        return RequestRejected(without_secrets(reason, usable.get("token")), **usable)
+        return RequestRejected(_discreet(reason, usable.get("token")), **usable)
 
     size = len(body.encode(errors="surrogatepass"))
     if size > MAX_BODY_BYTES:
@@ -192,7 +193,7 @@ def parse(body: str, policy: Policy) -> Parsed:
     except UnicodeEncodeError:
         raise reject(r"the body has half of a surrogate pair (\ud800 to \udfff), which is no character; send whole ones") from None
     except ValidationError as error:
-        raise reject(_first(error, usable.get("token"))) from None
+        raise reject(_first(error)) from None
     given = [name for name in ("files", "manifest", "prefix") if getattr(message, name) is not None]
     if len(given) > 1:
         raise reject(f"{' and '.join(given)} are both given; name the files in exactly one way")
@@ -253,11 +254,17 @@ def _usable(raw: dict[str, Any]) -> dict[str, str]:
         found["token"] = token
     # Printable means without half surrogates too, which no record can carry.
     if isinstance(job_id, str) and job_id and job_id.isprintable():
-        found["job_id"] = job_id[:256]
+        found["job_id"] = _discreet(job_id[:256], found.get("token"))
     return found
 
 
-def _first(error: ValidationError, token: str | None) -> str:
+def _discreet(text: str, token: str | None) -> str:
+    """`text` without secrets. It may quote a value that was cut, so a token is known by its beginning."""
+    text = without_secrets(text, token)
+    return re.sub(re.escape(token[:12]) + r"[^\s'\"]*", HIDDEN, text) if token and len(token) >= 12 else text
+
+
+def _first(error: ValidationError) -> str:
     mistake = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in mistake["loc"]) or "body"
     more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
@@ -268,9 +275,8 @@ def _first(error: ValidationError, token: str | None) -> str:
     what = "Input should be a UUID" if where == "jobId" else mistake["msg"].removeprefix("Value error, ")
     what = what.replace("valid tuple", "list").replace("valid dictionary", "object")
     given = mistake["input"]
-    # Hidden first and cut then: the beginning of a token is no less secret.
     simple = isinstance(given, str | int | float)
-    shown = _shown(value_without_secrets(given, token, where.rpartition(".")[2])) if simple else _kind(given)
+    shown = _shown(value_without_secrets(given, None, where.rpartition(".")[2])) if simple else _kind(given)
     return f"{where}: {what} (it is {shown}){more}"
 
 

@@ -1,0 +1,150 @@
+"""The ledger under races, expiry and mistakes; and what an item looks like to people with the AWS console."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from connectors.aws import Clients
+from connectors.dynamodb import DynamoTable
+from connectors.memory import MemoryLedger
+from export_service.devstack import aws
+from export_service.devstack.stack import Stack
+from export_service.failures import Unavailable
+from export_service.messages import CallbackAnswered, CallbackOutcome, JobSnapshot, JobStatus
+from export_service.ports import Ledger
+from export_service.redaction import fingerprint
+from export_service.settings import Aws
+
+pytestmark = pytest.mark.broker
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+KINDS = pytest.mark.parametrize("kind", ["memory", "aws"])
+
+
+@dataclass
+class Dynamo:
+    """An empty table: `tables` are two connectors' views of it, `admin` is boto3's."""
+
+    tables: tuple[DynamoTable, DynamoTable]
+    admin: Any
+    name: str
+    client: Any
+
+    def items(self) -> list[dict[str, Any]]:
+        return list(self.admin.scan(TableName=self.name)["Items"])
+
+
+@pytest.fixture
+async def dynamo(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Dynamo]:
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(variable, "test")
+    endpoint, name = stack.env["AWS_ENDPOINT"], f"t-{uuid.uuid4().hex[:8]}"
+    admin = aws.Aws(endpoint).client("dynamodb")
+    aws.create_table(admin, name)
+    clients = Clients(Aws(endpoint=endpoint, region="us-east-1"))
+    async with AsyncExitStack() as exits:
+        one, two = [await exits.enter_async_context(clients.open("dynamodb")) for _ in range(2)]
+        yield Dynamo((DynamoTable(one, name, timedelta(days=2)), DynamoTable(two, name, timedelta(days=2))), admin, name, one)
+    admin.close()
+
+
+def ledgers(kind: str, dynamo: Dynamo) -> tuple[Ledger, Ledger]:
+    memory = MemoryLedger()
+    return (memory, memory) if kind == "memory" else dynamo.tables
+
+
+@KINDS
+async def test_racing_connectors_give_each_token_one_number_and_the_job_one_key(dynamo: Dynamo, kind: str) -> None:
+    one, two = ledgers(kind, dynamo)
+    tokens = [f"token-{n % 5}" for n in range(20)]
+    opened = await asyncio.gather(
+        *((one, two)[n % 2].open_attempt("j", token, "d", bytes([n]) * 32, NOW) for n, token in enumerate(tokens))
+    )
+    numbers: dict[str, set[int]] = {}
+    for token, attempt in zip(tokens, opened, strict=True):
+        assert attempt.token == token
+        numbers.setdefault(token, set()).add(attempt.number)
+    assert sorted(numbers.values(), key=min) == [{1}, {2}, {3}, {4}, {5}]
+    assert len({attempt.seal_key for attempt in opened}) == 1
+    assert await one.seal_key("j") == opened[0].seal_key
+
+
+@KINDS
+async def test_a_token_finds_its_attempt_even_with_another_request(dynamo: Dynamo, kind: str) -> None:
+    ledger, _ = ledgers(kind, dynamo)
+    await ledger.open_attempt("j", None, "d", None, NOW)
+    second = await ledger.open_attempt("j", "token", "d", None, NOW)
+    assert await ledger.open_attempt("j", "token", "other", None, NOW) == second
+    stranger = await ledger.open_attempt("j", "stranger", "other", None, NOW)
+    assert (stranger.number, stranger.token, stranger.request_digest) == (1, None, "d")
+    assert await ledger.attempt("j", 3) is None
+
+
+@KINDS
+async def test_what_is_noted_of_an_expired_attempt_makes_no_new_one(dynamo: Dynamo, kind: str) -> None:
+    ledger, _ = ledgers(kind, dynamo)
+    await ledger.mark_published("j", 1)
+    await ledger.record_answer(CallbackAnswered(job_id="j", attempt=1, outcome=CallbackOutcome.SENT, answered_at=NOW))
+    assert await ledger.attempt("j", 1) is None
+    assert (await ledger.open_attempt("j", "token", "d", None, NOW)).number == 1
+
+
+async def test_a_new_attempt_is_found_when_the_first_has_expired(dynamo: Dynamo) -> None:
+    ledger, _ = dynamo.tables
+    for token in ("one", "two"):
+        await ledger.open_attempt("j", token, "d", None, NOW)
+    dynamo.admin.delete_item(TableName=dynamo.name, Key={"pk": {"S": "JOB#j"}, "sk": {"S": "ATTEMPT#0001"}})
+    async with asyncio.timeout(10):
+        assert (await ledger.open_attempt("j", "three", "d", None, NOW)).number == 3
+
+
+async def test_items_are_as_documented_and_only_attempts_have_a_token(dynamo: Dynamo) -> None:
+    table, _ = dynamo.tables
+    snapshot = JobSnapshot(
+        job_id="j", attempt=1, version=7, user_id="u", status=JobStatus.RUNNING, total_tasks=3, bytes=2**50, updated_at=NOW
+    )
+    await table.open_attempt("j", "token-canary", "d", b"k" * 32, NOW)
+    await table.put(snapshot)
+    (attempt, written) = sorted(dynamo.items(), key=lambda item: str(item["sk"]["S"]))
+    expires = {"N": str(int((NOW + timedelta(days=2)).timestamp()))}
+    assert attempt["pk"] == written["pk"] == {"S": "JOB#j"}
+    assert (attempt["sk"], written["sk"]) == ({"S": "ATTEMPT#0001"}, {"S": "SNAPSHOT"})
+    assert attempt["taskToken"] == {"S": "token-canary"}
+    assert attempt["tokenFingerprint"] == {"S": fingerprint("token-canary")}
+    assert attempt["expiresAt"] == written["expiresAt"] == expires
+    assert "canary" not in str(written)
+    assert written["totalTasks"] == {"N": "3"}
+    assert "completedAt" not in written
+    for index, field, value in (("by-user", "userId", "u"), ("by-status", "status", "RUNNING")):
+        found = dynamo.admin.query(
+            TableName=dynamo.name,
+            IndexName=index,
+            KeyConditionExpression="#f = :v AND updatedAt > :t",
+            ExpressionAttributeNames={"#f": field},
+            ExpressionAttributeValues={":v": {"S": value}, ":t": {"S": "2025"}},
+        )["Items"]
+        assert [item["jobId"] for item in found] == [{"S": "j"}], index
+
+
+async def test_racing_snapshots_leave_the_newest(dynamo: Dynamo) -> None:
+    versions = [3, 9, 1, 7, 9, 2, 8, 4]
+    await asyncio.gather(
+        *(
+            dynamo.tables[n % 2].put(JobSnapshot(job_id="j", attempt=1, version=v, status=JobStatus.RUNNING, updated_at=NOW))
+            for n, v in enumerate(versions)
+        )
+    )
+    found = await dynamo.tables[0].get("j")
+    assert found is not None
+    assert found.version == 9
+
+
+async def test_a_missing_table_is_a_sentence_with_the_setting(dynamo: Dynamo) -> None:
+    nowhere = DynamoTable(dynamo.client, "no-such-table", timedelta(days=1))
+    with pytest.raises(Unavailable, match=r"DynamoDB does not answer \(ResourceNotFoundException\); check EXPORT_TABLE_NAME"):
+        await nowhere.open_attempt("j", "token-canary", "d", None, NOW)
