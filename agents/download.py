@@ -16,7 +16,7 @@ from export_service.ports import Ledger, Publisher
 from export_service.sealing import unseal
 from streams.ack_window import Entry
 from streams.dead_letters import DeadLetters
-from streams.steps import Incoming
+from streams.steps import Incoming, end_with
 from streams.topics import Topics
 
 Transfer = Callable[[str, Task, str], Awaitable[TaskResult]]
@@ -72,7 +72,7 @@ class Downloader:
         jobs = [self._work() for _ in range(self._concurrency)] + [self._publish_regularly()]
         for job in jobs:
             task = asyncio.create_task(job)
-            task.add_done_callback(lambda done: None if done.cancelled() or not (e := done.exception()) else fatal(e))
+            end_with(task, fatal)
             self._workers.append(task)
 
     async def handle(self, record: Incoming, entry: Entry) -> None:

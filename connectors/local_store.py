@@ -91,9 +91,10 @@ class LocalFolder:
     @asynccontextmanager
     async def create(self, name: str, size: int | None = None) -> AsyncIterator[_LocalSink]:  # noqa: ARG002
         folder, _, last = name.rpartition("/")
-        final = f"{self._folder(folder)}/{last}"
+        path = self._folder(folder)
+        final = f"{path}/{last}"
         # Random, because two workers may write the same file after a rebalance; the hidden name is shorter than any limit.
-        part = f"{self._folder(folder)}/.{os.urandom(8).hex()}.part"
+        part = f"{path}/.{os.urandom(8).hex()}.part"
         sink = _LocalSink(part, self._pool)
         try:
             yield sink

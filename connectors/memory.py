@@ -16,16 +16,6 @@ class SystemClock:
         return datetime.now(UTC)
 
 
-@dataclass
-class FixedClock:
-    """A clock that a test moves by hand."""
-
-    at: datetime
-
-    def now(self) -> datetime:
-        return self.at
-
-
 class MemoryQueue:
     """A queue whose messages stay invisible from receive until release, and come again after it."""
 
@@ -146,6 +136,8 @@ class MemoryPublisher:
     headers: list[Mapping[str, bytes] | None] = field(default_factory=list)
     confirm: bool = True
     pending: list["asyncio.Future[Any]"] = field(default_factory=list)
+    refuse: Callable[[str], None] = field(default=lambda _: None)
+    """May raise instead of taking a record, given its topic."""
 
     async def send(
         self,
@@ -156,6 +148,7 @@ class MemoryPublisher:
         partition: int | None = None,  # noqa: ARG002
         headers: Mapping[str, bytes] | None = None,
     ) -> "asyncio.Future[Any]":
+        self.refuse(topic)
         self.records[topic].append((key, value))
         self.headers.append(headers)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

@@ -8,7 +8,6 @@ What differs from a plain Faust app, and why (P-numbers: docs/decisions/0002-fau
 """
 
 import logging
-import ssl
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -21,6 +20,7 @@ from mode.supervisors import CrashingSupervisor
 from export_service.failures import SettingsError
 from export_service.settings import Settings
 from streams.ack_window import AckWindow, Place
+from streams.kafka_client import tls
 
 REVOKE_SECONDS = 5.0
 """How long a rebalance waits for records under way in a role with tables: they need a broker round trip, not a download.
@@ -159,9 +159,7 @@ def raw_topic(app: ExportApp, name: str, **options: Any) -> Any:
 
 def _credentials(settings: Settings) -> SASLCredentials | SSLCredentials | None:
     kafka = settings.kafka
-    context = None
-    if kafka.security_protocol.endswith("SSL"):
-        context = ssl.create_default_context(cafile=str(kafka.ssl_cafile) if kafka.ssl_cafile else None)
+    context = tls(settings)
     if kafka.security_protocol.startswith("SASL") and kafka.sasl_password:
         options: Mapping[str, Any] = {"mechanism": kafka.sasl_mechanism, "ssl_context": context}
         return SASLCredentials(username=kafka.sasl_username, password=kafka.sasl_password.get_secret_value(), **options)

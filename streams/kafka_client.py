@@ -3,6 +3,7 @@
 import ssl
 from typing import Any
 
+from export_service.failures import Unavailable
 from export_service.settings import Settings
 
 MAX_RECORD_BYTES = 8 * 1024 * 1024
@@ -17,8 +18,8 @@ def connection(settings: Settings) -> dict[str, Any]:
         "security_protocol": kafka.security_protocol,
         "client_id": settings.app_id,
     }
-    if kafka.security_protocol.endswith("SSL"):
-        options["ssl_context"] = ssl.create_default_context(cafile=str(kafka.ssl_cafile) if kafka.ssl_cafile else None)
+    if (context := tls(settings)) is not None:
+        options["ssl_context"] = context
     if kafka.security_protocol.startswith("SASL") and kafka.sasl_password:
         options |= {
             "sasl_mechanism": kafka.sasl_mechanism,
@@ -26,3 +27,17 @@ def connection(settings: Settings) -> dict[str, Any]:
             "sasl_plain_password": kafka.sasl_password.get_secret_value(),
         }
     return options
+
+
+def tls(settings: Settings) -> ssl.SSLContext | None:
+    """None where the protocol has no TLS."""
+    kafka = settings.kafka
+    if not kafka.security_protocol.endswith("SSL"):
+        return None
+    return ssl.create_default_context(cafile=str(kafka.ssl_cafile) if kafka.ssl_cafile else None)
+
+
+def unreachable(settings: Settings, error: Exception) -> Unavailable:
+    """The error as a sentence with address and setting."""
+    detail = f"{settings.kafka.bootstrap_servers}: {type(error).__name__}"
+    return Unavailable("Kafka", "EXPORT_KAFKA_BOOTSTRAP_SERVERS", detail)

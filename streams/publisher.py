@@ -10,9 +10,8 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from export_service.failures import Unavailable
 from export_service.settings import Settings
-from streams.kafka_client import MAX_RECORD_BYTES, connection
+from streams.kafka_client import MAX_RECORD_BYTES, connection, unreachable
 
 
 class KafkaPublisher:
@@ -37,7 +36,7 @@ class KafkaPublisher:
             await producer.start()
         except KafkaError as error:
             await producer.stop()
-            raise self._unavailable(error) from None
+            raise unreachable(self._settings, error) from None
         self._producer = producer
         return self
 
@@ -60,9 +59,5 @@ class KafkaPublisher:
                 topic, value, key=key, partition=partition, headers=list(headers.items()) if headers else None
             )
         except KafkaError as error:
-            raise self._unavailable(error) from None
+            raise unreachable(self._settings, error) from None
         return sent
-
-    def _unavailable(self, error: Exception) -> Unavailable:
-        detail = f"{self._settings.kafka.bootstrap_servers}: {type(error).__name__}"
-        return Unavailable("Kafka", "EXPORT_KAFKA_BOOTSTRAP_SERVERS", detail)

@@ -5,10 +5,9 @@ from collections.abc import AsyncIterator
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from export_service.failures import Unavailable
 from export_service.messages import ResultsRange, TaskResults, job_events
 from export_service.settings import Settings
-from streams.kafka_client import connection
+from streams.kafka_client import connection, unreachable
 
 
 async def read_results(settings: Settings, topic: str, job_id: str, events: ResultsRange) -> AsyncIterator[TaskResults]:
@@ -32,7 +31,6 @@ async def read_results(settings: Settings, topic: str, job_id: str, events: Resu
             if await consumer.position(place) > events.last:
                 return
     except KafkaError as error:
-        detail = f"{settings.kafka.bootstrap_servers}: {type(error).__name__}"
-        raise Unavailable("Kafka", "EXPORT_KAFKA_BOOTSTRAP_SERVERS", detail) from None
+        raise unreachable(settings, error) from None
     finally:
         await consumer.stop()

@@ -60,6 +60,16 @@ def step_agent(window: AckWindow, rereads: Rereads, handle: Handle) -> Callable[
     return agent
 
 
+def end_with(task: "asyncio.Task[Any]", fatal: Callable[[BaseException], None]) -> None:
+    """A task that may be cancelled but must not fail: tell `fatal` if it does."""
+
+    def ended(done: "asyncio.Task[Any]") -> None:
+        if not done.cancelled() and (error := done.exception()) is not None:
+            fatal(error)
+
+    task.add_done_callback(ended)
+
+
 class Concurrent:
     """Runs a step's records beside each other, at most `limit` at a time."""
 

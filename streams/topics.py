@@ -10,9 +10,9 @@ from dataclasses import dataclass, fields
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from export_service.failures import SettingsError, Unavailable
+from export_service.failures import SettingsError
 from export_service.settings import Settings
-from streams.kafka_client import MAX_RECORD_BYTES, connection
+from streams.kafka_client import MAX_RECORD_BYTES, connection, unreachable
 
 _DAY_MS = 24 * 3600 * 1000
 
@@ -100,7 +100,7 @@ async def declare(settings: Settings, manifest: Sequence[TopicSpec], *, create: 
     try:
         await admin.start()
     except KafkaError as error:
-        raise _unreachable(settings, error) from None
+        raise unreachable(settings, error) from None
     try:
         existing = set(await admin.list_topics())
         missing = [spec for spec in manifest if spec.name not in existing]
@@ -124,7 +124,7 @@ async def declare(settings: Settings, manifest: Sequence[TopicSpec], *, create: 
         await _check_partitions(admin, manifest)
         return [spec.name for spec in missing]
     except (KafkaError, TimeoutError) as error:
-        raise _unreachable(settings, error) from None
+        raise unreachable(settings, error) from None
     finally:
         await admin.close()
 
@@ -146,8 +146,3 @@ async def _check_partitions(admin: AIOKafkaAdminClient, specs: Sequence[TopicSpe
                 f"topic {spec.name} has {actual} partitions, {setting} says {spec.partitions}; "
                 "set it to what exists, or use another EXPORT_TOPICS_PREFIX and EXPORT_APP_ID"
             )
-
-
-def _unreachable(settings: Settings, error: Exception) -> Unavailable:
-    detail = f"{settings.kafka.bootstrap_servers}: {type(error).__name__}"
-    return Unavailable("Kafka", "EXPORT_KAFKA_BOOTSTRAP_SERVERS", detail)

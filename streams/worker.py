@@ -40,6 +40,7 @@ from streams.dead_letters import DeadLetters
 from streams.publisher import KafkaPublisher
 from streams.results_reader import read_results
 from streams.role import FaustRole, confirmed_table
+from streams.steps import end_with
 from streams.topics import Topics, ensure, topics
 from tables.jobs import Jobs
 from tables.shards import Shards
@@ -51,14 +52,10 @@ EXIT_FAILED = 1
 
 
 class Worker:
-    """Some roles of one process.
+    """Some roles of one process."""
 
-    Args:
-        ready: called once when all roles have started.
-    """
-
-    def __init__(self, settings: Settings, roles: Collection[str], ready: Callable[[], None] = lambda: None) -> None:
-        self._settings, self._roles, self._ready = settings, roles, ready
+    def __init__(self, settings: Settings, roles: Collection[str]) -> None:
+        self._settings, self._roles = settings, roles
         self._log: Any = structlog.get_logger()
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
@@ -79,7 +76,7 @@ class Worker:
         await until_available(lambda: ensure(self._settings, names), self._log)
         async with AsyncExitStack() as stack:
             publisher = await until_available(lambda: stack.enter_async_context(KafkaPublisher(self._settings)), self._log)
-            parts = await Parts.open(self._settings, names, publisher, stack, self._log)
+            parts = await Parts.open(self._settings, self._roles, names, publisher, stack, self._log)
             starts: list[Callable[[], Awaitable[None]]] = []
             stops: list[Callable[[], Awaitable[None]]] = []
             for name in ROLES:
@@ -89,7 +86,6 @@ class Worker:
                     stops.append(stop)
             await asyncio.gather(*(start() for start in starts))
             self._log.info("Worker ready", roles=list(self._roles))
-            self._ready()
             await self._stop.wait()
             if self._failure is not None:
                 self._log.error("Worker failed; what is not confirmed will be replayed", exc_info=self._failure)
@@ -123,14 +119,23 @@ class Parts:
         self.dead_letters = DeadLetters(publisher, names.dead_letters.name, self.clock)
 
     @classmethod
-    async def open(cls, settings: Settings, names: Topics, publisher: KafkaPublisher, stack: AsyncExitStack, log: Any) -> "Parts":
+    async def open(
+        cls,
+        settings: Settings,
+        roles: Collection[str],
+        names: Topics,
+        publisher: KafkaPublisher,
+        stack: AsyncExitStack,
+        log: Any,
+    ) -> "Parts":
         clients = Clients(settings.aws)
         dynamodb = await stack.enter_async_context(clients.open("dynamodb"))
         s3 = await stack.enter_async_context(clients.open("s3", connections=settings.download.concurrency + 16))
         sfn = await stack.enter_async_context(clients.open("stepfunctions", connections=settings.callback.concurrency))
         http = await stack.enter_async_context(open_http(settings.download))
         queue = None
-        if settings.queue.url is not None:
+        # Nobody else may read the queue, or should need the right to.
+        if "connector" in roles and settings.queue.url is not None:
             sqs = await stack.enter_async_context(clients.open("sqs"))
             queue = await stack.enter_async_context(open_queue(sqs, settings.queue.url, settings.queue.wait_seconds))
         s3_files = S3Files(s3)
@@ -165,7 +170,7 @@ def _connector(parts: Parts, fatal: Fatal) -> StartStop:
 
     async def start() -> None:
         task = asyncio.create_task(intake.run(own_stop))
-        task.add_done_callback(lambda done: None if done.cancelled() or not (e := done.exception()) else fatal(e))
+        end_with(task, fatal)
         running.append(task)
 
     async def stop() -> None:

@@ -206,7 +206,7 @@ class Demo:
         snapshot, execution = job.snapshot, job.execution
         destination = snapshot.get("destination", "")
         report = read_text(clients, snapshot["reportUri"]) if "reportUri" in snapshot else ""
-        identical = sum(same(clients, destination, name, path) for name, path in files.items())
+        identical = count_identical(clients, destination, files)
         lines = report.splitlines()
         failed = [line for line in lines if '"FAILED"' in line or ",FAILED," in line]
         return {
@@ -267,15 +267,17 @@ def read_text(clients: aws.Aws, uri: str) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def same(clients: aws.Aws, destination: str, name: str, source: Path) -> bool:
-    """Whether the exported file has the bytes of its source."""
+def count_identical(clients: aws.Aws, destination: str, files: dict[str, Path]) -> int:
+    """How many exported files have the bytes of their source."""
     parts = urlsplit(destination)
     if parts.scheme == "s3":
-        key = parts.path.lstrip("/") + name
-        tags = dict(_etags(clients, parts.netloc, parts.path.lstrip("/")))
-        return tags.get(key) == hashlib.md5(source.read_bytes(), usedforsecurity=False).hexdigest()
-    copy = Path(unquote(parts.path)) / name
-    return copy.is_file() and hashlib.sha256(copy.read_bytes()).digest() == hashlib.sha256(source.read_bytes()).digest()
+        prefix = parts.path.lstrip("/")
+        tags = dict(_etags(clients, parts.netloc, prefix)) if files else {}
+        sources = ((tags.get(prefix + name), path) for name, path in files.items())
+        return sum(tag == hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() for tag, path in sources)
+    folder = Path(unquote(parts.path))
+    copies = ((folder / name, path) for name, path in files.items())
+    return sum(copy.is_file() and copy.read_bytes() == path.read_bytes() for copy, path in copies)
 
 
 def _etags(clients: aws.Aws, bucket: str, prefix: str) -> Iterator[tuple[str, str]]:

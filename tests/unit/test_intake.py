@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -114,30 +114,20 @@ async def test_a_bad_message_goes_whole_to_the_dead_letters_and_its_state_is_tol
 
 
 async def test_while_kafka_does_not_answer_nothing_is_deleted_and_afterwards_all_goes_on() -> None:
-    class Unreachable(MemoryPublisher):
-        down = True
+    down = True
 
-        async def send(
-            self,
-            topic: str,
-            key: bytes | None,
-            value: bytes | None,
-            *,
-            partition: int | None = None,
-            headers: Mapping[str, bytes] | None = None,
-        ) -> "asyncio.Future[Any]":
-            if self.down:
-                raise Unavailable("Kafka", "EXPORT_KAFKA_BOOTSTRAP_SERVERS", "refused")
-            return await super().send(topic, key, value, partition=partition, headers=headers)
+    def refuse(_: str) -> None:
+        if down:
+            raise Unavailable("Kafka", "EXPORT_KAFKA_BOOTSTRAP_SERVERS", "refused")
 
     bench = Bench()
-    publisher = bench.publisher = Unreachable()
+    bench.publisher.refuse = refuse
     bench.queue.send(message())
     with structlog.testing.capture_logs() as logs:
         async with bench.running():
             await bench.until(lambda: any(line.get("setting") == "EXPORT_KAFKA_BOOTSTRAP_SERVERS" for line in logs))
             assert not bench.queue.deleted
-            publisher.down = False
+            down = False
             await bench.until(lambda: bench.queue.deleted == ["m1"])
     assert "check EXPORT_KAFKA_BOOTSTRAP_SERVERS" in next(line["event"] for line in logs if "setting" in line)
-    assert len(publisher.values("requests")) == 1
+    assert len(bench.publisher.values("requests")) == 1

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -27,18 +27,12 @@ TOKEN = "AAAAKgAAAAIAAAAAAAAAAcanary"
 class Kafka(MemoryPublisher):
     away = False
 
-    async def send(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        *,
-        partition: int | None = None,
-        headers: Mapping[str, bytes] | None = None,
-    ) -> "asyncio.Future[Any]":
+    def __init__(self) -> None:
+        super().__init__(refuse=self._refuse)
+
+    def _refuse(self, _: str) -> None:
         if self.away:
             raise Unavailable("Kafka", "EXPORT_KAFKA_BOOTSTRAP_SERVERS", "refused")
-        return await super().send(topic, key, value, partition=partition, headers=headers)
 
 
 class Sqs(MemoryQueue):
