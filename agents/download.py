@@ -120,8 +120,8 @@ class Downloader:
                 if not self._busy:
                     self._idle.set()
             if not batch.left and batch in self._open:
-                self._open.discard(batch)
                 await self._publish(batch)
+                self._open.discard(batch)
                 batch.entry.after(batch.confirmations)
 
     async def _hand_back(self, batch: _Batch) -> None:
@@ -142,8 +142,13 @@ class Downloader:
             return
         results, batch.unpublished = tuple(batch.unpublished), []
         record = TaskResults(job_id=batch.batch.job_id, attempt=batch.batch.attempt, results=results)
-        key = record.job_id.encode()
-        batch.confirmations.append(await self._publisher.send(self._topics.results.name, key, record.to_bytes()))
+        try:
+            sent = await self._publisher.send(self._topics.results.name, record.job_id.encode(), record.to_bytes())
+        except BaseException:
+            # A drain may cancel the wait for buffer space: the outcomes must still be there when the batch is handed back.
+            batch.unpublished[:0] = results
+            raise
+        batch.confirmations.append(sent)
 
     async def _publish_regularly(self) -> None:
         while True:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
+import pytest
 import structlog
 
 from agents.download import Downloader
@@ -114,6 +115,36 @@ async def test_a_drain_publishes_what_is_done_and_hands_back_the_rest() -> None:
     assert [task.index for task in rest.tasks] == [2, 3, 4, 5]
     assert await bench.window.empty(10), "nothing is left to replay"
     assert not bench.errors
+
+
+@pytest.mark.parametrize("tasks", [3, 6], ids=["all done", "some under way"])
+async def test_a_drain_while_outcomes_wait_for_the_producer_loses_none(tasks: int) -> None:
+    """The batch was acked without the outcomes whose send the drain cancelled."""
+
+    async def transfer(_: str, task: Task, __: str) -> TaskResult:
+        if task.index >= 3:
+            await asyncio.Event().wait()
+        return ok(task)
+
+    bench = Bench(transfer, publish_seconds=0.01)
+    full, send = asyncio.Event(), bench.publisher.send
+
+    async def wait_for_space(*_: object, **__: object) -> asyncio.Future[None]:
+        full.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    bench.publisher.send = wait_for_space  # type: ignore[method-assign]
+    await bench.take(batch(tasks).to_bytes())
+    await asyncio.wait_for(full.wait(), 10)
+    draining = asyncio.create_task(bench.downloader.drain(0.05))
+    bench.publisher.send = send  # type: ignore[method-assign]
+    await draining
+    handed_back = [
+        task.index for value in bench.publisher.values(NAMES.tasks.name) for task in TaskBatch.model_validate_json(value).tasks
+    ]
+    assert sorted(bench.published() + handed_back) == list(range(tasks))
+    assert await bench.window.empty(10), "nothing is left to replay"
 
 
 async def test_what_is_not_a_batch_goes_to_the_dead_letters_whole() -> None:
