@@ -1,72 +1,78 @@
-"""Files over http and https, through aiohttp: bytes exactly as the server has them, redirects followed by hand."""
+"""Files over http and https: bytes exactly as the server has them, redirects followed by hand."""
 
-import email.utils
-import ssl
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from urllib.parse import urljoin, urlsplit
+from http import HTTPStatus
+from urllib.parse import urlsplit
 
-import aiohttp
-from yarl import URL
+import pycurl
 
-from export_service import __version__
+from connectors.curl import Curl, CurlError, Response
 from export_service.failures import PlanError, TransferError
 from export_service.sealing import without_query
 from export_service.settings import Download as DownloadSettings
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 5
-_CHUNK = 256 * 1024
+_BAD_URL = (pycurl.E_URL_MALFORMAT, pycurl.E_UNSUPPORTED_PROTOCOL)
+_BROKEN_OFF = (
+    pycurl.E_PARTIAL_FILE,
+    pycurl.E_RECV_ERROR,
+    pycurl.E_SEND_ERROR,
+    pycurl.E_GOT_NOTHING,
+    pycurl.E_HTTP2,
+    92,  # CURLE_HTTP2_STREAM, which pycurl has no name for
+)
+_TLS = (
+    pycurl.E_SSL_CONNECT_ERROR,
+    pycurl.E_PEER_FAILED_VERIFICATION,
+    pycurl.E_SSL_CACERT_BADFILE,
+    pycurl.E_SSL_CIPHER,
+    pycurl.E_SSL_ISSUER_ERROR,
+)
 
 
 class HttpDownload:
     """The Download port over a response."""
 
-    def __init__(self, response: aiohttp.ClientResponse, url: str) -> None:
+    def __init__(self, response: Response, url: str) -> None:
         self._response, self._url = response, url
-
-    @property
-    def size(self) -> int | None:
-        return self._response.content_length
+        self.size = response.content_length
 
     async def chunks(self) -> AsyncIterator[bytes]:
         try:
-            async for chunk in self._response.content.iter_any():
+            while chunk := await self._response.read():
                 yield chunk
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except CurlError as error:
             raise failure_of(error, self._url) from None
 
 
 class HttpFiles:
     """The FileSource port for http and https. Use `open_http`."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        self._session = session
+    def __init__(self, curl: Curl) -> None:
+        self._curl = curl
 
     @asynccontextmanager
     async def open(self, url: str) -> AsyncIterator[HttpDownload]:
         shown = without_query(url)
         for _ in range(_MAX_REDIRECTS + 1):
+            response = self._curl.start(url)
             try:
-                # encoded=True: a signed URL does not survive being quoted again.
-                response = await self._session.get(URL(url, encoded=True), allow_redirects=False)
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-                raise failure_of(error, shown) from None
-            try:
-                if response.status in _REDIRECTS and "Location" in response.headers:
-                    url = _next_hop(url, response.headers["Location"], shown)
+                await response.filled()
+                status = response.status
+                if status in _REDIRECTS and (target := response.location):
+                    url = _next_hop(url, target, shown)
                     continue
-                if response.status != 200:
-                    raise _status_failure(response, shown)
+                if status != 200:
+                    raise _status_failure(response, status, shown)
                 yield HttpDownload(response, shown)
                 return
+            except CurlError as error:
+                raise failure_of(error, shown) from None
             finally:
-                # Only a body read to its end leaves a connection that can be used again.
-                if response.content.at_eof():
-                    response.release()
-                else:
-                    response.close()
+                response.release()
         raise TransferError("TooManyRedirects", f"{shown} redirects more than {_MAX_REDIRECTS} times", retryable=False)
 
     def list(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
@@ -75,77 +81,50 @@ class HttpFiles:
 
 @asynccontextmanager
 async def open_http(settings: DownloadSettings) -> AsyncIterator[HttpFiles]:
-    """A session with room for `settings.concurrency` connections."""
-    timeout = aiohttp.ClientTimeout(
-        total=None, sock_connect=settings.connect_seconds, sock_read=settings.stall_seconds, ceil_threshold=1e9
-    )
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=settings.concurrency, ttl_dns_cache=30),
-        headers={"User-Agent": f"export-service/{__version__}", "Accept-Encoding": "identity"},
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        timeout=timeout,
-        read_bufsize=_CHUNK,
-        trust_env=False,
-    ) as session:
-        yield HttpFiles(session)
+    """Transfers that keep `settings.concurrency` connections."""
+    async with Curl(settings) as curl:
+        yield HttpFiles(curl)
 
 
-def _next_hop(url: str, location: str, shown: str) -> str:
-    target = urljoin(url, location)
+def _next_hop(url: str, target: str, shown: str) -> str:
     before, after = urlsplit(url).scheme, urlsplit(target).scheme
     if after not in ("http", "https") or (before == "https" and after == "http"):
         raise TransferError("RedirectRefused", f"{shown} redirects from {before} to {after}", retryable=False)
     return target
 
 
-def _status_failure(response: aiohttp.ClientResponse, shown: str) -> TransferError:
-    status = response.status
-    text = f"{shown} answered {status} {response.reason or ''}".rstrip()
+def _status_failure(response: Response, status: int, shown: str) -> TransferError:
+    text = f"{shown} answered {status} {_phrase(status)}".rstrip()
     if status in (404, 410):
         return TransferError("HttpNotFound", text, retryable=False)
     if status in (401, 403):
         return TransferError("HttpForbidden", text, retryable=False)
     if status in (408, 425, 429):
-        return TransferError("HttpThrottled", text, retryable=True, retry_after=_retry_after(response))
+        return TransferError("HttpThrottled", text, retryable=True, retry_after=response.retry_after)
     if status >= 500:
-        return TransferError("HttpServerError", text, retryable=True, retry_after=_retry_after(response))
+        return TransferError("HttpServerError", text, retryable=True, retry_after=response.retry_after)
     return TransferError("HttpClientError" if status >= 400 else "HttpUnexpectedStatus", text, retryable=False)
 
 
-def _retry_after(response: aiohttp.ClientResponse) -> float | None:
-    """Seconds, from either form of the header (RFC 9110, 10.2.3)."""
-    value = response.headers.get("Retry-After", "")
-    if value.isdigit():
-        return float(value)
-    try:
-        when = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, (when.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+def _phrase(status: int) -> str:
+    return HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
 
 
-def failure_of(error: Exception, shown: str) -> TransferError:
-    """What went wrong, in one sentence; aiohttp's own messages may quote the whole URL and are not used."""
-    match error:
-        case aiohttp.InvalidURL():
+def failure_of(error: CurlError, shown: str) -> TransferError:
+    """What went wrong, in one sentence."""
+    reason = os.strerror(error.errno) if error.errno else f"libcurl error {error.code}"
+    match error.code:
+        case code if code in _BAD_URL:
             return TransferError("InvalidUrl", f"{shown} is not a URL that can be fetched", retryable=False)
-        case aiohttp.ClientConnectorDNSError():
+        case pycurl.E_COULDNT_RESOLVE_HOST:
             return TransferError("HostNotFound", f"the host of {shown} is not known", retryable=True)
-        case aiohttp.ClientSSLError() | ssl.SSLError():
-            return TransferError("TlsError", f"no TLS connection for {shown}: {type(error).__name__}", retryable=False)
-        case TimeoutError():
+        case pycurl.E_COULDNT_CONNECT:
+            return TransferError("ConnectionFailed", f"no connection for {shown}: {reason}", retryable=True)
+        case pycurl.E_OPERATION_TIMEDOUT:
             return TransferError("Timeout", f"{shown} did not send anything in time", retryable=True)
-        case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError():
+        case code if code in _TLS:
+            return TransferError("TlsError", f"no TLS connection for {shown}: {reason}", retryable=False)
+        case code if code in _BROKEN_OFF:
             return TransferError("IncompleteRead", f"{shown} broke off", retryable=True)
-        case aiohttp.ClientConnectorError() | OSError():
-            return TransferError("ConnectionFailed", f"no connection for {shown}: {_reason(error)}", retryable=True)
-        case ValueError():
-            return TransferError("InvalidUrl", f"{shown} is not a URL that can be fetched", retryable=False)
         case _:
-            return TransferError("HttpProtocolError", f"{shown}: {type(error).__name__}", retryable=True)
-
-
-def _reason(error: Exception) -> str:
-    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    return getattr(cause, "strerror", None) or type(cause).__name__
+            return TransferError("HttpProtocolError", f"{shown}: {reason}", retryable=True)
