@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import faust
 from faust.auth import SASLCredentials, SSLCredentials
-from faust.transport.drivers.aiokafka import Consumer, Transport
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 
@@ -26,6 +26,9 @@ REVOKE_SECONDS = 5.0
 """How long a rebalance waits for records under way in a role with tables: they need a broker round trip, not a download.
 Without it, the next owner would fold those records again (harmless, but slow)."""
 
+
+FETCH_WAIT_MS = 50
+"""How long the broker holds a fetch that finds nothing. Less costs an idle worker processor time."""
 
 LOGGER = logging.getLogger("faust.app")
 """Faust's services log their starting and stopping under their module's name; under Faust's own it is as quiet as the rest of it."""
@@ -42,11 +45,27 @@ class NothingRead(dict[TP, int | None]):
         return None
 
 
+class QuickFetchThread(AIOKafkaConsumerThread):
+    """Asks the broker more often than Faust's every 1.5 s.
+
+    aiokafka has one fetch under way per broker. What arrives in a partition whose last records were still being handled when that
+    fetch was sent is not in it, and waits until it ends: up to 1.5 s a hop, five hops a job (measured: P25).
+    """
+
+    def _create_worker_consumer(self, transport: Transport) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        return consumer
+
+
 class WindowConsumer(Consumer):
     """Commits what the ack window says."""
 
     logger = LOGGER
     window: AckWindow
+
+    def _new_consumer_thread(self) -> QuickFetchThread:
+        return QuickFetchThread(self, loop=self.loop, beacon=self.beacon)
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
