@@ -5,8 +5,10 @@ every half second. At a drain, the outcomes so far are published and the rest of
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
@@ -19,19 +21,28 @@ from streams.dead_letters import DeadLetters
 from streams.steps import Incoming, end_with
 from streams.topics import Topics
 
-Transfer = Callable[[str, Task, str], Awaitable[TaskResult]]
-"""(destination URI, task, whole URL) -> outcome. Never raises but for cancellation."""
+
+class Transferring(Protocol):
+    """Runs transfers, as many as are started."""
+
+    def start(self, destination: str, task: Task, url: str, done: Callable[[TaskResult], None]) -> None:
+        """Begin a transfer from `url`, the whole URL. `done` is called once, later; not at all if the transfer is stopped."""
+
+    async def stop(self) -> None:
+        """Cancel what is under way; it leaves nothing behind."""
+
+
 _KEYS = 1000
 """Seal keys kept in memory, one a job whose URLs have queries."""
 
 
 class _Batch:
-    """A batch under way. `left` are the indices without an outcome."""
+    """A batch under way. `left` are the indices without an outcome; `key` opens sealed queries."""
 
-    __slots__ = ("batch", "confirmations", "entry", "left", "unpublished")
+    __slots__ = ("batch", "confirmations", "entry", "key", "left", "unpublished")
 
-    def __init__(self, batch: TaskBatch, entry: Entry) -> None:
-        self.batch, self.entry = batch, entry
+    def __init__(self, batch: TaskBatch, entry: Entry, key: bytes | None) -> None:
+        self.batch, self.entry, self.key = batch, entry, key
         self.left = {task.index for task in batch.tasks}
         self.unpublished: list[TaskResult] = []
         self.confirmations: list[asyncio.Future[Any]] = []
@@ -47,7 +58,7 @@ class Downloader:
 
     def __init__(
         self,
-        transfer: Transfer,
+        transfers: Transferring,
         ledger: Ledger,
         publisher: Publisher,
         dead_letters: DeadLetters,
@@ -57,23 +68,19 @@ class Downloader:
         concurrency: int,
         publish_seconds: float,
     ) -> None:
-        self._transfer, self._ledger, self._publisher = transfer, ledger, publisher
+        self._transfers, self._ledger, self._publisher = transfers, ledger, publisher
         self._dead_letters, self._topics, self._log = dead_letters, topics, log
         self._concurrency, self._publish_seconds = concurrency, publish_seconds
-        # As many tasks wait as are under way, so that no slot idles while the next record is read.
-        self._queue: asyncio.Queue[tuple[_Batch, Task]] = asyncio.Queue(maxsize=concurrency)
+        self._waiting: deque[tuple[_Batch, Task]] = deque()
         self._open: set[_Batch] = set()
         self._keys: dict[str, bytes | None] = {}
         self._draining, self._busy = False, 0
-        self._idle = asyncio.Event()
-        self._workers: list[asyncio.Task[None]] = []
+        self._room, self._idle = asyncio.Event(), asyncio.Event()
+        self._publishing: set[asyncio.Task[None]] = set()
 
     def start(self, fatal: Callable[[BaseException], None]) -> None:
-        jobs = [self._work() for _ in range(self._concurrency)] + [self._publish_regularly()]
-        for job in jobs:
-            task = asyncio.create_task(job)
-            end_with(task, fatal)
-            self._workers.append(task)
+        self._fatal = fatal
+        self._publish_with(self._publish_regularly())
 
     async def handle(self, record: Incoming, entry: Entry) -> None:
         if self._draining:
@@ -82,12 +89,17 @@ class Downloader:
             parsed = TaskBatch.model_validate_json(record.value or b"")
         except ValidationError as error:
             return entry.after([await self._dead_letters.put(record, str(error))])
-        batch = _Batch(parsed, entry)
         if not parsed.tasks:
             return entry.done()
+        sealed = any(task.query is not None for task in parsed.tasks)
+        batch = _Batch(parsed, entry, await self._key(parsed.job_id) if sealed else None)
         self._open.add(batch)
-        for task in parsed.tasks:
-            await self._queue.put((batch, task))
+        self._waiting.extend((batch, task) for task in parsed.tasks)
+        self._fill()
+        # As many tasks wait as are under way, so that no slot idles while the next record is read.
+        while len(self._waiting) >= self._concurrency:
+            self._room.clear()
+            await self._room.wait()
         return None
 
     async def drain(self, seconds: float) -> None:
@@ -96,33 +108,56 @@ class Downloader:
         if self._busy:
             self._idle.clear()
             await asyncio.wait([asyncio.ensure_future(self._idle.wait())], timeout=seconds)
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        await self._transfers.stop()
+        for publishing in self._publishing:
+            publishing.cancel()
+        await asyncio.gather(*self._publishing, return_exceptions=True)
         for batch in list(self._open):
             await self._hand_back(batch)
 
-    async def _work(self) -> None:
-        while True:
-            batch, task = await self._queue.get()
-            if self._draining or batch.entry.lost:
-                if batch.entry.lost:
-                    self._open.discard(batch)
+    def _fill(self) -> None:
+        """Start transfers until all slots are taken."""
+        while self._busy < self._concurrency and self._waiting and not self._draining:
+            batch, task = self._waiting.popleft()
+            if batch.entry.lost:
+                self._open.discard(batch)
                 continue
             self._busy += 1
-            try:
-                # In two lines: the list may be published, and be another one, by the time the transfer is done.
-                result = await self._one(batch, task)
-                batch.unpublished.append(result)
-                batch.left.discard(task.index)
-            finally:
-                self._busy -= 1
-                if not self._busy:
-                    self._idle.set()
-            if not batch.left and batch in self._open:
-                await self._publish(batch)
-                self._open.discard(batch)
-                batch.entry.after(batch.confirmations)
+            self._begin(batch, task)
+        if len(self._waiting) < self._concurrency:
+            self._room.set()
+
+    def _begin(self, batch: _Batch, task: Task) -> None:
+        try:
+            url = task.url if task.query is None else unseal(task.url, task.query, batch.key)
+        except ValueError as error:
+            failed = TaskResult(
+                index=task.index, outcome=Outcome.FAILED, name=task.name, url=task.url, error="Unsealable", message=str(error)
+            )
+            asyncio.get_running_loop().call_soon(self._done, batch, failed)
+        else:
+            self._transfers.start(batch.batch.destination, task, url, partial(self._done, batch))
+
+    def _done(self, batch: _Batch, result: TaskResult) -> None:
+        self._busy -= 1
+        batch.unpublished.append(result)
+        batch.left.discard(result.index)
+        if not batch.left and batch in self._open:
+            self._publish_with(self._finish(batch))
+        self._fill()
+        if not self._busy:
+            self._idle.set()
+
+    async def _finish(self, batch: _Batch) -> None:
+        await self._publish(batch)
+        self._open.discard(batch)
+        batch.entry.after(batch.confirmations)
+
+    def _publish_with(self, job: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(job)
+        end_with(task, self._fatal)
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
 
     async def _hand_back(self, batch: _Batch) -> None:
         self._open.discard(batch)
@@ -156,15 +191,6 @@ class Downloader:
             for batch in list(self._open):
                 if batch.left and not batch.entry.lost:
                     await self._publish(batch)
-
-    async def _one(self, batch: _Batch, task: Task) -> TaskResult:
-        try:
-            url = task.url if task.query is None else unseal(task.url, task.query, await self._key(batch.batch.job_id))
-        except ValueError as error:
-            return TaskResult(
-                index=task.index, outcome=Outcome.FAILED, name=task.name, url=task.url, error="Unsealable", message=str(error)
-            )
-        return await self._transfer(batch.batch.destination, task, url)
 
     async def _key(self, job_id: str) -> bytes | None:
         if job_id not in self._keys:

@@ -6,8 +6,11 @@ Its sockets are watched by a selector of its own, and the loop watches that sele
 
 import asyncio
 import os
+import re
 import selectors
 import ssl
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -19,7 +22,8 @@ from export_service.settings import Download
 
 _FULL = 256 * 1024
 """Bytes that wait for their reader before a transfer is paused."""
-_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
+_PRINTABLE = re.compile(r"[!-~]*")
+_SAFE = "".join(map(chr, range(0x21, 0x7F)))
 
 
 class CurlError(Exception):
@@ -38,21 +42,31 @@ class Response:
         self.handle = _handle(settings)
         self.handle.setopt(pycurl.WRITEFUNCTION, self._received)
 
-    def begin(self, url: str) -> None:
-        # A signed URL does not survive being quoted again: only what may not be in a URL at all is.
-        self.handle.setopt(pycurl.URL, quote(url, safe=_PRINTABLE))
+    def begin(self, url: str, seconds: float) -> None:
+        if not _PRINTABLE.fullmatch(url):
+            # A signed URL does not survive being quoted again: only what may not be in a URL at all is.
+            url = quote(url, safe=_SAFE)
+        self.handle.setopt(pycurl.URL, url)
+        self.handle.setopt(pycurl.TIMEOUT_MS, round(seconds * 1000))
         self._body: list[bytes] = []
         self._waiting, self._paused, self.ended = 0, False, False
         self._failure: CurlError | None = None
-        self._filled: asyncio.Future[None] | None = None
+        self.on_filled: Callable[[], None] | None = None
+        """Called once, from the loop, when `filled` would return; set it right after the start."""
 
     async def filled(self) -> None:
         """Wait until the body is here, or enough of it to go on. Raises CurlError."""
         if not self.ended and self._waiting < _FULL:
-            self._filled = asyncio.get_running_loop().create_future()
-            await self._filled
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.on_filled = partial(_wake, waiter)
+            await waiter
         if self._failure is not None:
             raise self._failure
+
+    @property
+    def body(self) -> bytes | None:
+        """All of it, if it has ended well and is here."""
+        return b"".join(self._body) if self.ended and self._failure is None else None
 
     async def read(self) -> bytes:
         """The next bytes; none at the end. Raises CurlError."""
@@ -87,13 +101,14 @@ class Response:
         """Give the connection back, or close it if the body was not read to its end."""
         self._curl.release(self)
 
-    def wake(self) -> None:
-        if self._filled is not None and not self._filled.done():
-            self._filled.set_result(None)
+    def filled_up(self) -> None:
+        if self.on_filled is not None:
+            on_filled, self.on_filled = self.on_filled, None
+            on_filled()
 
     def end(self, failure: CurlError | None) -> None:
         self.ended, self._failure = True, failure
-        self.wake()
+        self.filled_up()
 
     def _received(self, data: bytes) -> int | None:
         if self._waiting >= _FULL:
@@ -101,8 +116,9 @@ class Response:
             return pycurl.WRITEFUNC_PAUSE
         self._body.append(data)
         self._waiting += len(data)
-        if self._waiting >= _FULL:
-            self.wake()
+        if self._waiting >= _FULL and self.on_filled is not None:
+            # Not from here: libcurl is at work, and may not be called again.
+            self._curl.soon(self.filled_up)
         return None
 
 
@@ -117,6 +133,8 @@ class Curl:
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._watched: set[int] = set()
         self._running: dict[pycurl.Curl, Response] = {}
         self._idle: list[Response] = []
 
@@ -132,15 +150,20 @@ class Curl:
         for response in self._idle:
             response.handle.close()
         self._multi.close()
-        self._set_timer(-1)
+        if self._timer is not None:
+            self._timer.cancel()
         self._selector.close()
 
-    def start(self, url: str) -> Response:
+    def start(self, url: str, seconds: float = 0) -> Response:
+        """GET `url`, in at most `seconds` (0: for as long as bytes come)."""
         response = self._idle.pop() if self._idle else Response(self, self._settings)
-        response.begin(url)
+        response.begin(url, seconds)
         self._running[response.handle] = response
         self._multi.add_handle(response.handle)
         return response
+
+    def soon(self, call: Callable[[], None]) -> None:
+        self._loop.call_soon(call)
 
     def release(self, response: Response) -> None:
         if self._running.pop(response.handle, None):
@@ -148,18 +171,27 @@ class Curl:
         self._idle.append(response)
 
     def _watch(self, event: int, fd: int, _multi: object, _data: object) -> None:
-        known = fd in self._selector.get_map()
         if event == pycurl.POLL_REMOVE:
-            if known:
+            if fd in self._watched:
+                self._watched.discard(fd)
                 self._selector.unregister(fd)
-            return
-        # The constants of libcurl and of selectors are the same: 1 to read, 2 to write.
-        (self._selector.modify if known else self._selector.register)(fd, event)
+        elif fd in self._watched:
+            # The constants of libcurl and of selectors are the same: 1 to read, 2 to write.
+            self._selector.modify(fd, event)
+        else:
+            self._watched.add(fd)
+            self._selector.register(fd, event)
 
     def _set_timer(self, milliseconds: int) -> None:
+        """libcurl asks at every start and end of a transfer. A timer that goes off too early does no harm: it will ask again."""
+        if milliseconds < 0:
+            return
+        when = self._loop.time() + milliseconds / 1000
         if self._timer is not None:
+            if self._timer_at <= when:
+                return
             self._timer.cancel()
-        self._timer = self._loop.call_later(milliseconds / 1000, self._timed_out) if milliseconds >= 0 else None
+        self._timer_at, self._timer = when, self._loop.call_at(when, self._timed_out)
 
     def _timed_out(self) -> None:
         self._timer = None
@@ -185,6 +217,11 @@ class Curl:
         response = self._running.pop(handle)
         self._multi.remove_handle(handle)
         response.end(failure)
+
+
+def _wake(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _handle(settings: Download) -> pycurl.Curl:

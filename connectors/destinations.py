@@ -26,6 +26,11 @@ class StoreDestinations:
             self._known[uri] = self._make(uri)
         return self._known[uri]
 
+    def quick_folder(self, uri: str) -> LocalFolder | None:
+        """The folder at `uri`, if writing small files there is quicker than asking a thread to."""
+        found = self._known.get(uri)
+        return found if isinstance(found, LocalFolder) and found.quick else None
+
     def _make(self, uri: str) -> Destination:
         parts = urlsplit(uri)
         if parts.scheme == "file":

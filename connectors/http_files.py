@@ -1,7 +1,7 @@
 """Files over http and https: bytes exactly as the server has them, redirects followed by hand."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from urllib.parse import urlsplit
@@ -54,29 +54,57 @@ class HttpFiles:
     def __init__(self, curl: Curl) -> None:
         self._curl = curl
 
-    @asynccontextmanager
-    async def open(self, url: str) -> AsyncIterator[HttpDownload]:
-        shown = without_query(url)
-        for _ in range(_MAX_REDIRECTS + 1):
-            response = self._curl.start(url)
-            try:
-                await response.filled()
-                status = response.status
-                if status in _REDIRECTS and (target := response.location):
-                    url = _next_hop(url, target, shown)
-                    continue
-                if status != 200:
-                    raise _status_failure(response, status, shown)
-                yield HttpDownload(response, shown)
-                return
-            except CurlError as error:
-                raise failure_of(error, shown) from None
-            finally:
-                response.release()
-        raise TransferError("TooManyRedirects", f"{shown} redirects more than {_MAX_REDIRECTS} times", retryable=False)
+    def open(self, url: str) -> "Opening":
+        return Opening(self._curl, url)
 
     def list(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
         raise PlanError(f"prefix {without_query(prefix)!r}: only s3:// has listings; name the files in a manifest instead")
+
+
+class Opening:
+    """`async with` a GET. A class, because a generator costs more than the rest of it, and this is done for every file."""
+
+    def __init__(self, curl: Curl, url: str) -> None:
+        self._curl, self._url = curl, url
+        self._response: Response | None = None
+
+    def begin(self, seconds: float, ready: Callable[[Response], None]) -> None:
+        """Start now what `async with` would, and call `ready` when the body, or much of it, is here, or the GET has failed."""
+        response = self._response = self._curl.start(self._url, seconds)
+        response.on_filled = lambda: ready(response)
+
+    def close(self) -> None:
+        if self._response is not None:
+            self._response.release()
+            self._response = None
+
+    async def __aenter__(self) -> HttpDownload:
+        try:
+            return await self._follow()
+        except BaseException:
+            self.close()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    async def _follow(self) -> HttpDownload:
+        url = self._url
+        shown = without_query(url)
+        for _ in range(_MAX_REDIRECTS + 1):
+            response = self._response = self._response or self._curl.start(url)
+            try:
+                await response.filled()
+            except CurlError as error:
+                raise failure_of(error, shown) from None
+            status = response.status
+            if status == 200:
+                return HttpDownload(response, shown)
+            if status not in _REDIRECTS or not (target := response.location):
+                raise _status_failure(response, status, shown)
+            url = _next_hop(url, target, shown)
+            self.close()
+        raise TransferError("TooManyRedirects", f"{shown} redirects more than {_MAX_REDIRECTS} times", retryable=False)
 
 
 @asynccontextmanager

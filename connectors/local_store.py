@@ -8,9 +8,9 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
@@ -49,7 +49,7 @@ class _LocalSink:
     def __init__(self, part: str, pool: Executor, pace: Pace) -> None:
         self._part, self._pool, self._pace = part, pool, pace
         self._fd: int | None = None
-        self._waiting = bytearray()
+        self._waiting: bytes | bytearray = bytearray()
 
     async def write(self, chunk: bytes) -> None:
         self._waiting += chunk
@@ -65,10 +65,14 @@ class _LocalSink:
         else:
             self._pace.saw(await self._run(self._whole, final))
 
-    async def abandon(self) -> None:
-        await self._run(self._remove)
+    def put(self, content: bytes, final: str) -> None:
+        self._waiting = content
+        self._pace.saw(self._whole(final))
 
-    def _append(self, data: bytearray) -> None:
+    async def abandon(self) -> None:
+        await self._run(self.remove)
+
+    def _append(self, data: bytes | bytearray) -> None:
         if self._fd is None:
             try:
                 self._fd = os.open(self._part, _NEW, 0o644)
@@ -90,7 +94,7 @@ class _LocalSink:
         self._close()
         os.replace(self._part, final)  # noqa: PTH105  # a Path here costs as much as the rename
 
-    def _remove(self) -> None:
+    def remove(self) -> None:
         self._close()
         with suppress(OSError):
             os.unlink(self._part)  # noqa: PTH108
@@ -122,22 +126,18 @@ class LocalFolder:
     def uri(self, name: str) -> str:
         return (self._root / name).absolute().as_uri()
 
-    @asynccontextmanager
-    async def create(self, name: str, size: int | None = None) -> AsyncIterator[_LocalSink]:  # noqa: ARG002
+    def create(self, name: str, size: int | None = None) -> "_LocalFile":  # noqa: ARG002
         folder, _, last = name.rpartition("/")
         path = self._folder(folder)
-        final = f"{path}/{last}"
-        # Random, because two workers may write the same file after a rebalance; the hidden name is shorter than any limit.
-        part = f"{path}/.{os.urandom(8).hex()}.part"
-        sink = _LocalSink(part, self._pool, self._pace)
-        try:
-            yield sink
-            await sink.finish(final)
-        except BaseException as error:
-            await sink.abandon()
-            if isinstance(error, OSError) and not isinstance(error, TimeoutError):
-                raise _failure(error, name) from None
-            raise
+        return _LocalFile(name, path, last, self._pool, self._pace)
+
+    @property
+    def quick(self) -> bool:
+        return self._pace.quick
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a small file at once, in the event loop. Raises TransferError, OSError."""
+        self.create(name).put(content)
 
     def _folder(self, folder: str) -> str:
         path = f"{self._root}/{folder}" if folder else str(self._root)
@@ -152,6 +152,38 @@ class LocalFolder:
                 raise TransferError("DestinationDenied", f"{folder!r} leads out of the destination by a link", retryable=False)
             self._folders.add(path)
         return path
+
+
+class _LocalFile:
+    """`async with` a file being written."""
+
+    def __init__(self, name: str, folder: str, last: str, pool: Executor, pace: Pace) -> None:
+        self._name, self._final = name, f"{folder}/{last}"
+        # Random, because two workers may write the same file after a rebalance; the hidden name is shorter than any limit.
+        self._sink = _LocalSink(f"{folder}/.{os.urandom(8).hex()}.part", pool, pace)
+
+    def put(self, content: bytes) -> None:
+        try:
+            self._sink.put(content, self._final)
+        except OSError:
+            self._sink.remove()
+            raise
+
+    async def __aenter__(self) -> _LocalSink:
+        return self._sink
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is None:
+            try:
+                await self._sink.finish(self._final)
+            except BaseException as failed:
+                error = failed
+            else:
+                return
+        await self._sink.abandon()
+        if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+            raise _failure(error, self._name) from None
+        raise error
 
 
 def folder_of(uri: str) -> Path:

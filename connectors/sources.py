@@ -24,7 +24,7 @@ class Sources:
         return self._source(prefix).list(prefix)
 
     def _source(self, url: str) -> FileSource:
-        scheme = urlsplit(url).scheme
+        scheme = url.partition(":")[0].lower()
         if scheme not in self._by_scheme:
             known = ", ".join(sorted(self._by_scheme))
             raise TransferError("UnknownScheme", f"no source for {scheme!r}; known are {known}", retryable=False)

@@ -20,6 +20,8 @@ def new_key() -> bytes:
 
 def without_query(url: str) -> str:
     """The URL as people, logs and topics may see it."""
+    if "?" not in url and "#" not in url:
+        return url
     scheme, netloc, path, _, _ = urlsplit(url)
     return urlunsplit((scheme, netloc, path, "", ""))
 

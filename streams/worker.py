@@ -23,8 +23,9 @@ from agents.tally import tally
 from connectors.aws import Clients
 from connectors.destinations import StoreDestinations
 from connectors.dynamodb import DynamoTable
-from connectors.http_files import open_http
+from connectors.http_files import HttpFiles, open_http
 from connectors.intake import Intake
+from connectors.lanes import QuickLane
 from connectors.memory import SystemClock
 from connectors.s3_files import S3Files
 from connectors.sources import LocalFiles, Sources
@@ -34,7 +35,7 @@ from export_service.backoff import until_available
 from export_service.failures import SettingsError
 from export_service.requests import Policy
 from export_service.settings import ROLES, Settings
-from export_service.transfer import Limits, Transfers
+from export_service.transfer import Limits, Transfers, TransferTasks
 from streams.app import REVOKE_SECONDS
 from streams.dead_letters import DeadLetters
 from streams.publisher import KafkaPublisher
@@ -108,13 +109,15 @@ class Parts:
         publisher: KafkaPublisher,
         table: DynamoTable,
         step_functions: StepFunctionsCallback,
+        http: HttpFiles,
         sources: Sources,
         destinations: StoreDestinations,
         queue: Any,
         log: Any,
     ) -> None:
         self.settings, self.topics, self.publisher, self.table = settings, names, publisher, table
-        self.step_functions, self.sources, self.destinations, self.queue = step_functions, sources, destinations, queue
+        self.step_functions, self.http, self.sources = step_functions, http, sources
+        self.destinations, self.queue = destinations, queue
         self.log, self.clock = log, SystemClock()
         self.dead_letters = DeadLetters(publisher, names.dead_letters.name, self.clock)
 
@@ -143,7 +146,7 @@ class Parts:
         table = DynamoTable(dynamodb, settings.table.name, timedelta(days=settings.table.ttl_days))
         writers = stack.enter_context(ThreadPoolExecutor(_WRITERS, thread_name_prefix="write"))
         destinations = StoreDestinations(s3, writers)
-        return cls(settings, names, publisher, table, StepFunctionsCallback(sfn), sources, destinations, queue, log)
+        return cls(settings, names, publisher, table, StepFunctionsCallback(sfn), http, sources, destinations, queue, log)
 
 
 Fatal = Callable[[BaseException], None]
@@ -190,8 +193,10 @@ def _plan(parts: Parts, fatal: Fatal) -> StartStop:
 def _download(parts: Parts, fatal: Fatal) -> StartStop:
     settings = parts.settings.download
     role = FaustRole(parts.settings, "download", fatal)
+    limits = Limits.of(settings)
+    tasks = TransferTasks(Transfers(parts.sources, parts.destinations, limits), fatal)
     downloader = Downloader(
-        Transfers(parts.sources, parts.destinations, Limits.of(settings)),
+        QuickLane(tasks, parts.http, parts.destinations, limits),
         parts.table,
         parts.publisher,
         parts.dead_letters,

@@ -1,8 +1,9 @@
 """The download step: every outcome of a batch is published before the batch is acked, whatever happens in between."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import structlog
@@ -13,6 +14,7 @@ from export_service.messages import Outcome, Task, TaskBatch, TaskResult, TaskRe
 from export_service.ports import Attempt
 from export_service.sealing import new_key, seal
 from export_service.settings import load
+from export_service.transfer import TransferTasks
 from streams.ack_window import AckWindow, Place
 from streams.dead_letters import DeadLetters
 from streams.steps import Incoming
@@ -25,11 +27,11 @@ HERE = Place(NAMES.tasks.name, 0)
 class Bench:
     """A Downloader over memory ports; `transfer` is the test's."""
 
-    def __init__(self, transfer: Callable[[str, Task, str], Awaitable[TaskResult]], publish_seconds: float = 60) -> None:
+    def __init__(self, transfer: Callable[[str, Task, str], Coroutine[Any, Any, TaskResult]], publish_seconds: float = 60) -> None:
         self.publisher, self.ledger, self.errors = MemoryPublisher(), MemoryLedger(), list[BaseException]()
         self.window = AckWindow(100, self.errors.append)
         self.downloader = Downloader(
-            transfer,
+            TransferTasks(transfer, self.errors.append),
             self.ledger,
             self.publisher,
             DeadLetters(self.publisher, NAMES.dead_letters.name, SystemClock()),

@@ -1,0 +1,62 @@
+"""How transfers run: most small files in the quick lane, all else as tasks of their own.
+
+The quick lane is for a file from http(s) to a folder on a quick disk that is here in one piece: then the loop's callback checks it,
+writes it and is done, at a third of the processor time of a task (measured: docs/performance.md). Whatever is not plain (a failure, a
+redirect, a large file, a slow disk) goes on as a task, with the answer that is already here.
+"""
+
+import hashlib
+import time
+
+from connectors.curl import Response
+from connectors.destinations import StoreDestinations
+from connectors.http_files import HttpFiles, Opening
+from connectors.local_store import LocalFolder
+from export_service.failures import TransferError
+from export_service.messages import Outcome, Task
+from export_service.transfer import Done, Limits, TransferTasks, check, result
+
+
+class QuickLane:
+    """The Transferring port."""
+
+    def __init__(self, tasks: TransferTasks, http: HttpFiles, destinations: StoreDestinations, limits: Limits) -> None:
+        self._tasks, self._http, self._destinations, self._limits = tasks, http, destinations, limits
+        self._openings: set[Opening] = set()
+
+    def start(self, destination: str, task: Task, url: str, done: Done) -> None:
+        folder = self._destinations.quick_folder(destination)
+        if folder is None or not url.startswith(("http://", "https://")):
+            return self._tasks.start(destination, task, url, done)
+        started = time.monotonic()
+        opening = self._http.open(url)
+
+        def ready(response: Response) -> None:
+            self._openings.discard(opening)
+            if (body := response.body) is None or response.status != 200:
+                return self._tasks.start(destination, task, url, done, opening)
+            announced = response.content_length
+            opening.close()
+            try:
+                digest = self._keep(folder, task, announced, body)
+            except (TransferError, OSError):
+                return self._tasks.start(destination, task, url, done)
+            return done(result(task, Outcome.SUCCEEDED, 1, started, bytes=len(body), sha256=digest))
+
+        opening.begin(self._limits.timeout_seconds, ready)
+        self._openings.add(opening)
+        return None
+
+    async def stop(self) -> None:
+        for opening in self._openings:
+            opening.close()
+        self._openings.clear()
+        await self._tasks.stop()
+
+    def _keep(self, folder: LocalFolder, task: Task, announced: int | None, body: bytes) -> str:
+        if len(body) > self._limits.max_bytes:
+            raise TransferError("TooLarge", task.url, retryable=False)
+        digest = hashlib.sha256(body).hexdigest()
+        check(task, announced, len(body), digest)
+        folder.put(task.name, body)
+        return digest
