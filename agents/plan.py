@@ -83,7 +83,7 @@ class Planner:
             if index >= self._max_files:
                 raise PlanError(f"more than {self._max_files} files; split the export, or raise EXPORT_PLAN_MAX_FILES")
             seen.add(digest)
-            yield Task(**dict(spec), index=index)
+            yield Task(index=index, url=spec.url, query=spec.query, name=spec.name, size=spec.size, sha256=spec.sha256)
             index += 1
 
     async def _files(self, request: ExportRequested) -> AsyncIterator[tuple[str, FileSpec]]:

@@ -8,6 +8,7 @@ import asyncio
 import csv
 import io
 import json
+import operator
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ Events = Callable[[str, ResultsRange], AsyncIterator[TaskResults]]
 """Reads the TaskResults of one job in a range of `results`, in offset order."""
 
 FIELDS = ("index", "name", "url", "outcome", "bytes", "sha256", "attempts", "durationMs", "error", "message")
+_values = operator.attrgetter("index", "name", "url", "outcome", "bytes", "sha256", "attempts", "duration_ms", "error", "message")
 _IN_MEMORY = 2_000
 """Records of a range that are kept in memory and sorted by index (some 25 MB at 128 results each); a larger range is read twice,
 and its report is in the order of completion."""
@@ -114,9 +116,9 @@ def _header(form: str) -> bytes:
 
 
 def _line(result: TaskResult, form: str) -> bytes:
-    fields = result.model_dump(mode="json", exclude={"v", "query"}, exclude_none=True)
+    fields = {name: value for name, value in zip(FIELDS, _values(result), strict=True) if value is not None}
     if form == "jsonl":
-        return (json.dumps({name: fields[name] for name in FIELDS if name in fields}, ensure_ascii=False) + "\n").encode()
+        return (json.dumps(fields, ensure_ascii=False) + "\n").encode()
     row = io.StringIO()
     csv.writer(row).writerow([fields.get(name, "") for name in FIELDS])
     return row.getvalue().encode()

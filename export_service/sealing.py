@@ -28,9 +28,8 @@ def without_query(url: str) -> str:
 
 def seal(url: str, key: bytes) -> tuple[str, str | None]:
     """(URL without query, sealed query or None)."""
-    query = urlsplit(url).query
     bare = without_query(url)
-    if not query:
+    if bare == url or not (query := urlsplit(url).query):
         return bare, None
     nonce = os.urandom(_NONCE_BYTES)
     sealed = nonce + AESGCM(key).encrypt(nonce, query.encode(), bare.encode())
