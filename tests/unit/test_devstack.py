@@ -106,3 +106,10 @@ def test_the_broker_listens_on_loopback_only_and_makes_no_topics_by_itself(tmp_p
     config = kafka.broker_config(1234, 1235, tmp_path)
     assert config["listeners"] == "PLAINTEXT://127.0.0.1:1234,CONTROLLER://127.0.0.1:1235"
     assert config["auto.create.topics.enable"] == "false"
+
+
+def test_a_cluster_id_is_never_taken_for_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka could not be formatted in one start of 64."""
+    made = iter([b"\xf8" + bytes(15), b"\xfa" + bytes(15), b"\x01" + bytes(15)])
+    monkeypatch.setattr("os.urandom", lambda _: next(made))
+    assert kafka.cluster_id() == "AQAAAAAAAAAAAAAAAAAAAA"
