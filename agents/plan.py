@@ -23,8 +23,8 @@ from streams.dead_letters import DeadLetters
 from streams.steps import Handle, Incoming
 from streams.topics import Topics
 
-HELD_BACK = 10_000
-"""Tasks that are read before the first is handed out. Some 5 MB of memory per job that is being planned."""
+HELD_BACK = 1_000
+"""Tasks that are read before the first is handed out. Some 0.5 MB of memory per job that is being planned."""
 _READS = 4
 """Tries to read a list of files before the job fails as ExportPlanFailed."""
 

@@ -59,7 +59,7 @@ def launch(folder: Path, port: int, *, detached: bool = False) -> "subprocess.Po
     config, log = folder / "server.properties", folder / "kafka.log"
     lines = broker_config(port, free_port(), folder / "data")
     config.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
-    jvm = [java(), "-Xmx512m", "-Xms128m", "-XX:+UseSerialGC"]
+    jvm = [java(), "-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
     if not (folder / "data" / "meta.properties").exists():
         command = [*jvm, "-cp", class_path, "kafka.tools.StorageTool", "format", "-t", cluster_id(), "-c", str(config)]
         formatted = subprocess.run(command, capture_output=True, text=True, check=False)
