@@ -158,7 +158,8 @@ class Ours:
         # Seldom: the emulator shares the machine, and each question costs it some milliseconds.
         while (execution := machine.describe_execution(executionArn=arn))["status"] == "RUNNING":
             time.sleep(0.1)
-        status, taken = execution["status"], (execution["stopDate"] - execution["startDate"]).total_seconds()
+        status = execution["status"]
+        taken: float = (execution["stopDate"] - execution["startDate"]).total_seconds()
         if status != "SUCCEEDED" or not (out / "_report.jsonl").exists():
             raise SystemExit(f"the execution ended as {status}; see {self._folder}/worker.log")
         return taken

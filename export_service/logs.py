@@ -5,6 +5,7 @@ A processor drops what must not be written, so that a mistake at a call site doe
 
 import logging
 import sys
+import time
 from collections.abc import MutableMapping
 from typing import Any, Literal
 
@@ -17,6 +18,33 @@ from export_service.sealing import without_query
 _TOKENS = ("token", "taskToken", "task_token")
 _QUIET = ("aiokafka", "botocore", "aiobotocore", "aioboto3", "faust", "mode", "asyncio", "aiohttp")
 """Loggers of libraries: warnings and worse only. Faust and aiokafka would print keys and values at debug level."""
+
+
+_QUIET_SECONDS = 60.0
+
+
+class Repeats(logging.Filter):
+    """Drops what a library has said in the last minute: aiokafka writes some fifty lines a second while its broker is away.
+
+    Also what every first start on a new broker says for a moment, while Kafka makes its own topic of consumer offsets.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._started = time.monotonic()
+        self._said: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(_QUIET):
+            return True
+        now = time.monotonic()
+        if now - self._started < _QUIET_SECONDS and "GroupCoordinatorNotAvailable" in record.getMessage():
+            return False
+        kind = (record.name, str(record.msg))
+        if now - self._said.get(kind, -_QUIET_SECONDS) < _QUIET_SECONDS:
+            return False
+        self._said[kind] = now
+        return True
 
 
 def hide_secrets(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -56,6 +84,7 @@ def configure(level: str, form: Literal["auto", "json", "console"], **bound: str
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
+    handler.addFilter(Repeats())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))

@@ -52,6 +52,8 @@ class QuickFetchThread(AIOKafkaConsumerThread):
     fetch was sent is not in it, and waits until it ends: up to 1.5 s a hop, five hops a job (measured: P25).
     """
 
+    logger = LOGGER
+
     def _create_worker_consumer(self, transport: Transport) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS

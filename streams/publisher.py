@@ -5,10 +5,11 @@ Faust's own `topic.send()` returns before delivery, and a failed delivery is a l
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from export_service.settings import Settings
 from streams.kafka_client import MAX_RECORD_BYTES, connection, unreachable
@@ -60,4 +61,19 @@ class KafkaPublisher:
             )
         except KafkaError as error:
             raise unreachable(self._settings, error) from None
-        return sent
+        confirmed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        sent.add_done_callback(partial(self._settle, confirmed))
+        return confirmed
+
+    def _settle(self, confirmed: "asyncio.Future[Any]", sent: "asyncio.Future[Any]") -> None:
+        if confirmed.done():
+            return
+        if sent.cancelled():
+            confirmed.cancel()
+        elif (error := sent.exception()) is None:
+            confirmed.set_result(sent.result())
+        elif isinstance(error, KafkaTimeoutError) or (isinstance(error, KafkaError) and error.retriable):
+            # aiokafka tried until `request_timeout_ms`: whether the broker has the record is not known.
+            confirmed.set_exception(unreachable(self._settings, error))
+        else:
+            confirmed.set_exception(error)

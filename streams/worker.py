@@ -32,7 +32,7 @@ from connectors.sources import LocalFiles, Sources
 from connectors.sqs import open_queue
 from connectors.step_functions import StepFunctionsCallback
 from export_service.backoff import until_available
-from export_service.failures import SettingsError
+from export_service.failures import SettingsError, Unavailable
 from export_service.requests import Policy
 from export_service.settings import ROLES, Settings
 from export_service.transfer import Limits, Transfers, TransferTasks
@@ -89,7 +89,7 @@ class Worker:
             self._log.info("Worker ready", roles=list(self._roles))
             await self._stop.wait()
             if self._failure is not None:
-                self._log.error("Worker failed; what is not confirmed will be replayed", exc_info=self._failure)
+                self._say_why(self._failure)
                 return EXIT_FAILED
             self._log.info("Worker draining", seconds=self._settings.worker.drain_seconds)
             # In flow order, so that what a step hands on while it drains still finds the next one at work.
@@ -97,6 +97,13 @@ class Worker:
                 await stop()
         self._log.info("Worker stopped")
         return 0
+
+    def _say_why(self, failure: BaseException) -> None:
+        text = "Worker failed; start it again, what is not confirmed will be replayed"
+        if isinstance(failure, Unavailable):
+            self._log.error(f"{text}. {failure}", setting=failure.setting)
+        else:
+            self._log.error(text, exc_info=failure)
 
 
 class Parts:
