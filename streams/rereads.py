@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import structlog
+from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from streams.ack_window import AckWindow, Place, SkippedRecord
@@ -17,6 +18,7 @@ from streams.ack_window import AckWindow, Place, SkippedRecord
 _AGAIN_SECONDS = 0.5
 """Records that were on their way before the seek still arrive after it. Past this time, the seek itself was lost."""
 _HOLE_AFTER, _GIVE_UP_AFTER = 3, 20
+_WATCH_SECONDS = 2.0
 
 
 class Rereads:
@@ -35,8 +37,56 @@ class Rereads:
         tp = TP(place.topic, place.partition)
         consumer = self._app.consumer
         earliest = (await consumer.earliest_offsets(tp))[tp]
-        committed = consumer._committed_offset[tp]
-        self._window.begin(place, max(committed or 0, earliest or 0))
+        # The broker's word: Faust's note of it is filled in only some time after the partition was assigned.
+        committed = await consumer._thread.call_thread(consumer._thread._ensure_consumer().committed, tp)
+        if not self._window.knows(place):
+            self._window.begin(place, max(committed or 0, earliest or 0))
+
+    async def watch(self, topic: str) -> None:
+        """Find skipped records that no later one gives away: the last ones of a partition. Runs until it is cancelled.
+
+        The consumer is behind nothing, the window has nothing under way, and still the consumer's position is past what the window
+        expects: twice in a row, these records are not on their way to us any more.
+        """
+        before: dict[Place, tuple[int, int]] = {}
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            try:
+                now = await self._ahead(topic)
+            except KafkaError:
+                now = {}  # no broker, or a rebalance just now
+            for place, (expected, position) in now.items():
+                if before.get(place) == (expected, position) and not len(self._window):
+                    await self._again(place, expected, position)
+            before = now
+
+    async def _ahead(self, topic: str) -> dict[Place, tuple[int, int]]:
+        """(expected, position) of each partition whose consumer is past what the window expects."""
+        found: dict[Place, tuple[int, int]] = {}
+        consumer = self._app.consumer
+        for tp in [tp for tp in consumer.assignment() if tp.topic == topic]:
+            place = Place(tp.topic, tp.partition)
+            if self._app.rebalancing or len(self._window):
+                return {}
+            if not self._window.knows(place):
+                await self.begin(place)
+            expected, position = self._window.position(place), await consumer.position(tp)
+            if expected is not None and position is not None and position > expected:
+                found[place] = (expected, position)
+        return found
+
+    async def _again(self, place: Place, expected: int, position: int) -> None:
+        known, first, tries, _ = self._tries.get(place, (-1, -1, 0, 0.0))
+        if known != expected:
+            first, tries = position, 0
+            detail = f"{place.topic}[{place.partition}]: {expected} to {position - 1} never came"
+            structlog.get_logger().warning("Consumer skipped records; reading them again", detail=detail)
+        if self._holes and tries >= _HOLE_AFTER:
+            self._window.accept_hole(place, position)
+            self._tries.pop(place, None)
+            return
+        self._tries[place] = (expected, first, tries + 1, time.monotonic())
+        await self._app.consumer.seek(TP(place.topic, place.partition), expected)
 
     async def skipped(self, place: Place, offset: int, error: SkippedRecord) -> bool:
         """Send the consumer back. True if there is nothing to go back for, so that `offset` may be admitted.

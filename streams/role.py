@@ -1,6 +1,8 @@
 """One running role: its Faust app with one agent, its ack window, and the order in which it ends."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from export_service.ports import Publisher
@@ -8,7 +10,7 @@ from export_service.settings import Settings
 from streams.ack_window import AckWindow
 from streams.app import ExportApp, create_app, raw_topic
 from streams.rereads import Rereads
-from streams.steps import Concurrent, Handle, step_agent
+from streams.steps import Concurrent, Handle, end_with, step_agent
 from streams.topics import TopicSpec
 from tables.confirmed import ConfirmedTable
 
@@ -22,7 +24,7 @@ class FaustRole:
     """
 
     def __init__(self, settings: Settings, name: str, fatal: Callable[[BaseException], None]) -> None:
-        self.name = name
+        self.name, self._fatal = name, fatal
         self.window = AckWindow(settings.worker.ack_window, fatal)
         (settings.worker.state_dir / name).mkdir(parents=True, exist_ok=True)
         self.app: ExportApp = create_app(settings, name, self.window, fatal)
@@ -35,7 +37,9 @@ class FaustRole:
         if concurrency > 1:
             handle = self._concurrent = Concurrent(self.window, handle, concurrency)
         agent: Callable[[Any], Any] = self.app.agent(raw_topic(self.app, topic.name), name=self.name, concurrency=1)
-        agent(step_agent(self.window, Rereads(self.app, self.window, holes=topic.compacted), handle))
+        rereads = Rereads(self.app, self.window, holes=topic.compacted)
+        agent(step_agent(self.window, rereads, handle))
+        self._watch = partial(rereads.watch, topic.name)
 
     def drain_with(self, drain: Callable[[float], Awaitable[Any]]) -> None:
         """How this role ends what is under way, given seconds; by default it waits."""
@@ -43,9 +47,12 @@ class FaustRole:
 
     async def start(self) -> None:
         await self.app.start()
+        self._watching = asyncio.create_task(self._watch())
+        end_with(self._watching, self._fatal)
 
     async def stop(self) -> None:
         """Finish or give back what is under way, commit, leave the group."""
+        self._watching.cancel()
         self.app.flow_control.suspend()
         await self._drain(self._drain_seconds)
         if self._concurrent is not None:

@@ -55,6 +55,35 @@ async def test_no_record_is_skipped_when_the_consumer_starts_while_records_arriv
     assert not errors
 
 
+async def test_the_last_records_of_a_quiet_partition_are_read_again(settings: Settings) -> None:
+    """Nothing came after them that could have shown that they were skipped: a job would have waited for its last result for ever."""
+    names = topics(settings)
+    await ensure(settings, names)
+    topic, handled, errors = names.results, list[int](), list[BaseException]()
+
+    async def handle(record: Incoming, entry: Entry) -> None:
+        handled.append(record.offset)
+        entry.done()
+
+    async with KafkaPublisher(settings) as publisher:
+        role = FaustRole(settings, "tally", errors.append)
+        role.consume(topic, handle)
+        for _ in range(3):
+            await (await publisher.send(topic.name, b"k", b"v", partition=0))
+        await role.start()
+        async with asyncio.timeout(30):
+            while handled != [0, 1, 2]:
+                await asyncio.sleep(0.01)
+        # As if the last two had been fetched and dropped: the window never saw them, the consumer is past them.
+        role.window._partitions[Place(topic.name, 0)].admitted = 0
+        async with asyncio.timeout(30):
+            while handled != [0, 1, 2, 1, 2]:
+                await asyncio.sleep(0.01)
+        await role.stop()
+        assert role.window.position(Place(topic.name, 0)) == 3
+    assert not errors
+
+
 async def test_a_hole_in_a_compacted_topic_is_accepted_after_it_was_looked_for(settings: Settings) -> None:
     """Offsets may be missing there by nature: the window must not wait for them for ever."""
     names = topics(settings)
