@@ -5,6 +5,7 @@ every half second. At a drain, the outcomes so far are published and the rest of
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -16,6 +17,7 @@ from export_service.backoff import until_available
 from export_service.messages import Outcome, Task, TaskBatch, TaskResult, TaskResults
 from export_service.ports import Ledger, Publisher
 from export_service.sealing import unseal
+from export_service.transfer import Done, result
 from streams.ack_window import Entry
 from streams.dead_letters import DeadLetters
 from streams.steps import Incoming, end_with
@@ -25,7 +27,7 @@ from streams.topics import Topics
 class Transferring(Protocol):
     """Runs transfers, as many as are started."""
 
-    def start(self, destination: str, task: Task, url: str, done: Callable[[TaskResult], None]) -> None:
+    def start(self, destination: str, task: Task, url: str, done: Done) -> None:
         """Begin a transfer from `url`, the whole URL. `done` is called once, later; not at all if the transfer is stopped."""
 
     async def stop(self) -> None:
@@ -131,17 +133,15 @@ class Downloader:
         try:
             url = task.url if task.query is None else unseal(task.url, task.query, batch.key)
         except ValueError as error:
-            failed = TaskResult(
-                index=task.index, outcome=Outcome.FAILED, name=task.name, url=task.url, error="Unsealable", message=str(error)
-            )
+            failed = result(task, Outcome.FAILED, 1, time.monotonic(), error="Unsealable", message=str(error))
             asyncio.get_running_loop().call_soon(self._done, batch, failed)
         else:
             self._transfers.start(batch.batch.destination, task, url, partial(self._done, batch))
 
-    def _done(self, batch: _Batch, result: TaskResult) -> None:
+    def _done(self, batch: _Batch, ended: TaskResult) -> None:
         self._busy -= 1
-        batch.unpublished.append(result)
-        batch.left.discard(result.index)
+        batch.unpublished.append(ended)
+        batch.left.discard(ended.index)
         if not batch.left and batch in self._open:
             self._publish_with(self._finish(batch))
         self._fill()

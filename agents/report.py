@@ -12,6 +12,8 @@ import operator
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
 from export_service.backoff import pauses
 from export_service.failures import TransferError
 from export_service.jobs import SHARD_TASKS, Shard
@@ -21,8 +23,9 @@ from export_service.ports import Destinations
 Events = Callable[[str, ResultsRange], AsyncIterator[TaskResults]]
 """Reads the TaskResults of one job in a range of `results`, in offset order."""
 
-FIELDS = ("index", "name", "url", "outcome", "bytes", "sha256", "attempts", "durationMs", "error", "message")
-_values = operator.attrgetter("index", "name", "url", "outcome", "bytes", "sha256", "attempts", "duration_ms", "error", "message")
+_ATTRIBUTES = ("index", "name", "url", "outcome", "bytes", "sha256", "attempts", "duration_ms", "error", "message")
+FIELDS = tuple(map(to_camel, _ATTRIBUTES))
+_values = operator.attrgetter(*_ATTRIBUTES)
 _IN_MEMORY = 2_000
 """Records of a range that are kept in memory and sorted by index (some 25 MB at 128 results each); a larger range is read twice,
 and its report is in the order of completion."""

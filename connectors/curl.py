@@ -1,6 +1,6 @@
 """libcurl's transfers in an asyncio loop: `async with Curl(...) as curl`, then `curl.start(url)`.
 
-libcurl, because it reads a small file in a tenth of the processor time of a client in Python (measured: docs/performance.md).
+libcurl, because small files come three times as fast as through a client in Python (measured: docs/decisions/0007).
 Its sockets are watched by a selector of its own, and the loop watches that selector: one wake-up serves every socket that is ready.
 """
 
@@ -71,7 +71,7 @@ class Response:
     async def read(self) -> bytes:
         """The next bytes; none at the end. Raises CurlError."""
         await self.filled()
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        body = b"".join(self._body)
         self._body, self._waiting = [], 0
         if self._paused:
             self._paused = False

@@ -1,8 +1,8 @@
 """How transfers run: most small files in the quick lane, all else as tasks of their own.
 
 The quick lane is for a file from http(s) to a folder on a quick disk that is here in one piece: then the loop's callback checks it,
-writes it and is done, at a third of the processor time of a task (measured: docs/performance.md). Whatever is not plain (a failure, a
-redirect, a large file, a slow disk) goes on as a task, with the answer that is already here.
+writes it and is done, without the coroutines that cost a task most of its time (measured: docs/decisions/0007). Whatever is not plain
+(a failure, a redirect, a large file, a slow disk) goes on as a task, with the answer that is already here.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class QuickLane:
 
         def ready(response: Response) -> None:
             self._openings.discard(opening)
-            if (body := response.body) is None or response.status != 200:
+            if (body := response.body) is None or response.status != 200 or len(body) > self._limits.max_bytes:
                 return self._tasks.start(destination, task, url, done, opening)
             announced = response.content_length
             opening.close()
@@ -54,8 +54,6 @@ class QuickLane:
         await self._tasks.stop()
 
     def _keep(self, folder: LocalFolder, task: Task, announced: int | None, body: bytes) -> str:
-        if len(body) > self._limits.max_bytes:
-            raise TransferError("TooLarge", task.url, retryable=False)
         digest = hashlib.sha256(body).hexdigest()
         check(task, announced, len(body), digest)
         folder.put(task.name, body)

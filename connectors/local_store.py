@@ -175,11 +175,9 @@ class _LocalFile:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if error is None:
             try:
-                await self._sink.finish(self._final)
+                return await self._sink.finish(self._final)
             except BaseException as failed:
                 error = failed
-            else:
-                return
         await self._sink.abandon()
         if isinstance(error, OSError) and not isinstance(error, TimeoutError):
             raise _failure(error, self._name) from None

@@ -43,7 +43,8 @@ class Repeats(logging.Filter):
         kind = (record.name, str(record.msg))
         if now - self._said.get(kind, -_QUIET_SECONDS) < _QUIET_SECONDS:
             return False
-        self._said[kind] = now
+        # Only what still counts is kept: a library may put numbers into its messages, and this process runs for months.
+        self._said = {said: at for said, at in self._said.items() if now - at < _QUIET_SECONDS} | {kind: now}
         return True
 
 

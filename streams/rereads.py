@@ -19,6 +19,8 @@ _AGAIN_SECONDS = 0.5
 """Records that were on their way before the seek still arrive after it. Past this time, the seek itself was lost."""
 _HOLE_AFTER, _GIVE_UP_AFTER = 3, 20
 _WATCH_SECONDS = 2.0
+_NOT_YET = (-1, -1, 0, 0.0)
+"""Expected offset, the first one that came instead, tries, and when the last one was."""
 
 
 class Rereads:
@@ -57,7 +59,8 @@ class Rereads:
                 now = {}  # no broker, or a rebalance just now
             for place, (expected, position) in now.items():
                 if before.get(place) == (expected, position) and not len(self._window):
-                    await self._again(place, expected, position)
+                    never = f"{place.topic}[{place.partition}]: {expected} to {position - 1} never came"
+                    await self._go_back(place, expected, position, never)
             before = now
 
     async def _ahead(self, topic: str) -> dict[Place, tuple[int, int]]:
@@ -75,39 +78,30 @@ class Rereads:
                 found[place] = (expected, position)
         return found
 
-    async def _again(self, place: Place, expected: int, position: int) -> None:
-        known, first, tries, _ = self._tries.get(place, (-1, -1, 0, 0.0))
-        if known != expected:
-            first, tries = position, 0
-            detail = f"{place.topic}[{place.partition}]: {expected} to {position - 1} never came"
-            structlog.get_logger().warning("Consumer skipped records; reading them again", detail=detail)
-        if self._holes and tries >= _HOLE_AFTER:
-            self._window.accept_hole(place, position)
-            self._tries.pop(place, None)
-            return
-        self._tries[place] = (expected, first, tries + 1, time.monotonic())
-        await self._app.consumer.seek(TP(place.topic, place.partition), expected)
-
     async def skipped(self, place: Place, offset: int, error: SkippedRecord) -> bool:
         """Send the consumer back. True if there is nothing to go back for, so that `offset` may be admitted.
 
         Raises SkippedRecord when going back does not help.
         """
-        expected, first, tries, last = self._tries.get(place, (-1, -1, 0, 0.0))
-        now = time.monotonic()
-        if expected != error.expected:
-            expected, first, tries = error.expected, offset, 0
-            structlog.get_logger().warning("Consumer skipped records; reading them again", detail=str(error))
-        elif offset != first and now - last < _AGAIN_SECONDS:
-            return False
-        tries += 1
-        if self._holes and tries > _HOLE_AFTER:
-            self._window.accept_hole(place, offset)
+        expected, first, tries, last = self._tries.get(place, _NOT_YET)
+        if expected == error.expected:
+            if offset != first and time.monotonic() - last < _AGAIN_SECONDS:
+                return False
+            if tries >= _GIVE_UP_AFTER:
+                raise error
+        return await self._go_back(place, error.expected, offset, str(error))
+
+    async def _go_back(self, place: Place, expected: int, at: int, detail: str) -> bool:
+        """Send the consumer from `at` back to `expected`; True instead if there is nothing between them, so that `at` is next."""
+        known, first, tries, _ = self._tries.get(place, _NOT_YET)
+        if known != expected:
+            first, tries = at, 0
+            structlog.get_logger().warning("Consumer skipped records; reading them again", detail=detail)
+        if self._holes and tries >= _HOLE_AFTER:
+            self._window.accept_hole(place, at)
             del self._tries[place]
             return True
-        if tries > _GIVE_UP_AFTER:
-            raise error
-        self._tries[place] = (expected, first, tries, now)
+        self._tries[place] = (expected, first, tries + 1, time.monotonic())
         await self._app.consumer.seek(TP(place.topic, place.partition), expected)
         await asyncio.sleep(0)
         return False

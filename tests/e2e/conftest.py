@@ -96,13 +96,19 @@ class World:
 
     def worker(self, **env: str) -> subprocess.Popen[bytes]:
         """Start a worker and wait until it is ready."""
+        child = self.launch(**env)
+        log = self.folder / f"worker-{len(self._workers) - 1}.log"
+        self.until(lambda: child.poll() is not None or '"Worker ready"' in log.read_text(), "the worker is ready")
+        assert child.poll() is None, log.read_text()
+        return child
+
+    def launch(self, **env: str) -> subprocess.Popen[bytes]:
+        """Start a worker."""
         number = len(self._workers)
         log = self.folder / f"worker-{number}.log"
         own = {"EXPORT_WORKER_STATE_DIR": str(self.folder / f"state-{number}")} | env
         child = processes.start([sys.executable, "-m", "export_service", "worker"], log, self.env | own)
         self._workers.append(child)
-        self.until(lambda: child.poll() is not None or '"Worker ready"' in log.read_text(), "the worker is ready")
-        assert child.poll() is None, log.read_text()
         return child
 
     def logs(self) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -127,27 +126,22 @@ class Broker:
 def test_kafka_that_cannot_be_reached_at_start_and_later(world: World, broker: Broker) -> None:
     setting = "EXPORT_KAFKA_BOOTSTRAP_SERVERS"
     world.env |= {setting: f"127.0.0.1:{broker.port}", "EXPORT_KAFKA_REQUEST_TIMEOUT_SECONDS": "5", "EXPORT_TOPICS_DECLARE": "true"}
-    log = world.folder / "worker-start.log"
-    own = {"EXPORT_WORKER_STATE_DIR": str(world.folder / "state")}
-    worker = processes.start([sys.executable, "-m", "export_service", "worker"], log, world.env | own)
-    try:
-        world.until(lambda: said(world, setting), f"the log names {setting}")
-        assert worker.poll() is None
-        broker.start()
-        world.until(lambda: '"Worker ready"' in log.read_text(), "the worker is ready")
-        job_succeeds(world, "first")
+    worker = world.launch()
+    world.until(lambda: said(world, setting), f"the log names {setting}")
+    assert worker.poll() is None
+    broker.start()
+    world.until(lambda: any(line["msg"] == "Worker ready" for line in world.logs()), "the worker is ready")
+    job_succeeds(world, "first")
 
-        broker.kill()
-        so_far = len(world.logs())
-        world.catalog("second", ["a.txt"])
-        arn, _ = world.execute("second")
-        world.until(lambda: said(world, setting, so_far) or worker.poll() is not None, f"the log names {setting} again")
-        assert any(setting in str(line) for line in world.logs()[so_far:]), log.read_text()[-3000:]
-        broker.start()
-        if worker.poll() is not None:
-            # It says that it cannot be sure of what it sent; whoever runs it starts it again.
-            worker = processes.start([sys.executable, "-m", "export_service", "worker"], log, world.env | own)
-        assert world.finished(arn)["status"] == "SUCCEEDED"
-    finally:
-        worker.kill()
-        worker.wait()
+    broker.kill()
+    so_far = len(world.logs())
+    world.catalog("second", ["a.txt"])
+    arn, _ = world.execute("second")
+    world.until(lambda: said(world, setting, so_far) or worker.poll() is not None, f"the log names {setting} again")
+    since = world.logs()[so_far:]
+    assert any(setting in str(line) for line in since), since[-20:]
+    broker.start()
+    if worker.poll() is not None:
+        # It says that it cannot be sure of what it sent; whoever runs it starts it again.
+        world.launch()
+    assert world.finished(arn)["status"] == "SUCCEEDED"
