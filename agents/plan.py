@@ -1,10 +1,12 @@
 """requests -> tasks, and JobPlanned on results: lists a job's files, checks them, and hands them out in batches that grow.
 
 Tasks go out while the list is still being read; results may therefore come before the plan, and the fold expects that. The first
-entries are held back, so that a mistake in a small manifest fails the job before any of its files is touched.
+entries are held back, so that a mistake in a small manifest fails the job before any of its files is touched. A later run of a job gets
+only what has not succeeded, if the list is still the same.
 """
 
 import asyncio
+import base64
 import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,6 +20,7 @@ from export_service.failures import PlanError, TransferError
 from export_service.messages import ExportRequested, FileSpec, JobPlanned, PlanFailed, Record, Task, TaskBatch
 from export_service.ports import FileSource, Ledger, Publisher
 from export_service.sealing import seal, unseal, without_query
+from export_service.shards import SHARD_TASKS
 from streams.ack_window import Entry
 from streams.dead_letters import DeadLetters
 from streams.steps import Handle, Incoming
@@ -41,8 +44,8 @@ class Planner:
         outcome: Record
         try:
             await self._read_all(request, run)
-            outcome = JobPlanned(job=job, total_tasks=run.emitted)
-            self._log.info("Planned export job", jobId=job.job_id, totalTasks=run.emitted)
+            outcome = JobPlanned(job=job, total_tasks=run.total, plan_digest=run.digest)
+            self._log.info("Planned export job", jobId=job.job_id, totalTasks=run.total, handedOut=run.emitted)
         except PlanError as error:
             outcome = PlanFailed(job=job, cause=str(error))
             self._log.warning("Cannot plan export job", jobId=job.job_id, cause=str(error))
@@ -52,11 +55,14 @@ class Planner:
 
     async def _read_all(self, request: ExportRequested, run: "_Run") -> None:
         for tried, pause in enumerate(pauses(0.5, 10), start=1):
-            held: list[Task] | None = [] if run.planned == 0 else None
+            held: list[Task] | None = [] if run.next == 0 else None
             try:
-                async for task in self._tasks(request):
-                    if task.index < run.planned:
-                        continue  # handed out before the source broke off
+                if request.plan_digest is not None and run.next == 0:
+                    await self._same_list(request, run)
+                async for task in self._tasks(request, run):
+                    # Not again what was handed out before the source broke off.
+                    if task.index < run.next or run.is_done(task.index):
+                        continue
                     if held is None:
                         await run.add(task)
                         continue
@@ -72,9 +78,18 @@ class Planner:
                     raise PlanError(f"the list of files cannot be read: {error}") from None
                 await asyncio.sleep(max(pause, error.retry_after or 0))
 
-    async def _tasks(self, request: ExportRequested) -> AsyncIterator[Task]:
+    async def _same_list(self, request: ExportRequested, run: "_Run") -> None:
+        """Before a later run: what is done is known by its place in the list."""
+        async for _ in self._tasks(request, run):
+            pass
+        if run.digest != request.plan_digest:
+            raise PlanError(
+                "the list of files is not the one of the job's first attempt; send it as a new job, with a jobId of its own"
+            )
+
+    async def _tasks(self, request: ExportRequested, run: "_Run") -> AsyncIterator[Task]:
         seen: set[bytes] = set()
-        index = 0
+        index, whole = 0, hashlib.sha256()
         async for where, spec in self._files(request):
             # Eight bytes a name instead of the name: a job of five million files fits; a false match is one in 10^6 such jobs.
             digest = hashlib.blake2b(spec.name.encode(), digest_size=8).digest()
@@ -83,8 +98,10 @@ class Planner:
             if index >= self._max_files:
                 raise PlanError(f"more than {self._max_files} files; split the export, or raise EXPORT_PLAN_MAX_FILES")
             seen.add(digest)
+            whole.update(digest + spec.url.encode())
             yield Task(index=index, url=spec.url, query=spec.query, name=spec.name, size=spec.size, sha256=spec.sha256)
             index += 1
+        run.total, run.digest = index, whole.hexdigest()
 
     async def _files(self, request: ExportRequested) -> AsyncIterator[tuple[str, FileSpec]]:
         if request.files is not None:
@@ -132,12 +149,16 @@ class _Run:
         self._publisher, self._topic, self._job = publisher, topic, request.job
         self._batch: list[Task] = []
         self._bytes = 0
+        self._done = {shard: int.from_bytes(base64.b64decode(bits), "little") for shard, bits in (request.done or {}).items()}
+        self.next = 0
+        """The first task that was not handed out yet."""
         self.emitted = 0
+        self.total = 0
+        self.digest = ""
         self.confirmations: list[asyncio.Future[Any]] = []
 
-    @property
-    def planned(self) -> int:
-        return self.emitted + len(self._batch)
+    def is_done(self, index: int) -> bool:
+        return bool(self._done) and bool(self._done.get(index // SHARD_TASKS, 0) >> index % SHARD_TASKS & 1)
 
     async def add_all(self, tasks: list[Task]) -> None:
         for task in tasks:
@@ -145,6 +166,7 @@ class _Run:
 
     async def add(self, task: Task) -> None:
         self._batch.append(task)
+        self.next = task.index + 1
         self._bytes += len(task.url) + len(task.name) + len(task.query or "") + 200
         if len(self._batch) >= batch_limit(self.emitted) or self._bytes >= MAX_BATCH_BYTES:
             await self.flush()

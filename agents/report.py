@@ -16,9 +16,9 @@ from pydantic.alias_generators import to_camel
 
 from export_service.backoff import pauses
 from export_service.failures import TransferError
-from export_service.jobs import SHARD_TASKS, Shard
 from export_service.messages import JobCompleted, Outcome, ResultsRange, TaskResult, TaskResults
 from export_service.ports import Destinations
+from export_service.shards import SHARD_TASKS, Shard
 
 Events = Callable[[str, ResultsRange], AsyncIterator[TaskResults]]
 """Reads the TaskResults of one job in a range of `results`, in offset order."""
@@ -60,8 +60,11 @@ class Reporter:
 
         async def read() -> AsyncIterator[TaskResult]:
             async for event in _each(kept) if kept is not None else self._events(job_id, events):
+                if event.attempt < completed.plan:
+                    continue
                 for result in event.results:
-                    if result.index < (completed.snapshot.total_tasks or 0):
+                    of_run = event.attempt >= completed.run or result.outcome is Outcome.SUCCEEDED
+                    if of_run and result.index < (completed.snapshot.total_tasks or 0):
                         yield result
 
         best: dict[int, Shard] = {}

@@ -1,10 +1,12 @@
-"""results -> tables -> snapshots and completions: folds every event of a job, and says once when the job has ended.
+"""results -> tables -> snapshots and completions: folds every event of a job, and says once when the job has ended. A later run of a job
+that failed goes back to requests, for the plan step to hand out what is left.
 
 The record is acked when its changelog writes and outputs are confirmed; records are pipelined, there is no round trip per record.
 A completion that was lost in a crash is sent again, because the record that caused it is not acked and folds to the same completion.
 """
 
 import asyncio
+import base64
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -13,8 +15,9 @@ from pydantic import ValidationError
 
 from export_service import jobs as folding
 from export_service.jobs import JobState, Step
-from export_service.messages import JobCompleted, ResultsRange, TaskResults, job_events
+from export_service.messages import AttemptOpened, ExportRequested, JobCompleted, ResultsRange, TaskResults, job_events
 from export_service.ports import Publisher
+from export_service.shards import ReadShard, Shard
 from streams.ack_window import Entry
 from streams.dead_letters import DeadLetters
 from streams.steps import Handle, Incoming
@@ -36,24 +39,30 @@ def tally(
     snapshot_every: timedelta,
 ) -> Handle:
     async def handle(record: Incoming, entry: Entry) -> None:
+        def shard(run: int, number: int) -> Shard:
+            return shards.get(job_id, run, number)
+
         try:
             event = job_events.validate_json(record.value or b"")
         except ValidationError as error:
             return entry.after([await dead_letters.put(record, str(error))])
         job_id = event.job_id if isinstance(event, TaskResults) else event.job.job_id
-        step = folding.fold(jobs.get(job_id), event, record.offset, record.timestamp, lambda number: shards.get(job_id, number))
+        step = folding.fold(jobs.get(job_id), event, record.offset, record.timestamp, shard)
         state, due = step.state, _snapshot_due(step, record, snapshot_every)
         if due:
             state = state.model_copy(update={"snapshot_at": record.timestamp})
         if step.changed:
             jobs.put(job_id, state)
-        for number, shard in step.shards.items():
-            shards.put(job_id, number, shard)
+        for (run, number), changed in step.shards.items():
+            shards.put(job_id, run, number, changed)
         confirmations = await flush()
         key = job_id.encode()
         if due:
             snapshot = folding.snapshot(job_id, state)
             confirmations.append(await publisher.send(topics.snapshots.name, key, snapshot.to_bytes()))
+        if step.reruns and isinstance(event, AttemptOpened):
+            again = _rerun(event.request, state, shard)
+            confirmations.append(await publisher.send(topics.requests.name, key, again.to_bytes()))
         if step.completes:
             completed = _completed(job_id, state, record)
             confirmations.append(await publisher.send(topics.completions.name, key, completed.to_bytes()))
@@ -65,7 +74,17 @@ def tally(
 def _snapshot_due(step: Step, record: Incoming, every: timedelta) -> bool:
     """At the end always; before that at most once per `every` of record time, so that a replay sends the same snapshots."""
     last = step.state.snapshot_at
-    return step.completes or (step.changed and (last is None or record.timestamp - last >= every))
+    return step.completes or step.reruns or (step.changed and (last is None or record.timestamp - last >= every))
+
+
+def _rerun(request: ExportRequested, state: JobState, shard: ReadShard) -> ExportRequested:
+    """The plan of a new run: without what is done, if the job still has the list of files that this counts in."""
+    done = {}
+    if state.plan < state.run:
+        for number in range(len(state.tallies)):
+            if bitmap := shard(state.run, number).succeeded:
+                done[number] = base64.b64encode(bitmap.to_bytes((bitmap.bit_length() + 7) // 8, "little")).decode()
+    return request.model_copy(update={"done": done or None, "plan_digest": state.plan_digest})
 
 
 def _completed(job_id: str, state: JobState, record: Incoming) -> JobCompleted:
@@ -74,4 +93,6 @@ def _completed(job_id: str, state: JobState, record: Incoming) -> JobCompleted:
         snapshot=folding.snapshot(job_id, state),
         report_format=state.job.report_format if state.job else "jsonl",
         events=ResultsRange(partition=record.place.partition, first=state.first_offset, last=record.offset),
+        plan=state.plan,
+        run=state.run,
     )

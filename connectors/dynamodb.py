@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from connectors.aws import AWS_ERRORS, code_of, unavailable
 from export_service.messages import CallbackAnswered, JobSnapshot, iso_millis
-from export_service.ports import Attempt
+from export_service.ports import Attempt, among
 from export_service.redaction import fingerprint
 
 _serialize = TypeSerializer().serialize
@@ -40,7 +40,7 @@ class DynamoTable:
             attempts = await self._attempts(job_id)
             for attempt in attempts:
                 if fingerprint(attempt.token) == mark:
-                    return attempt
+                    return among(attempt, attempts)
             if attempts and attempts[0].request_digest != request_digest:
                 return attempts[0]
             # Not their number: the first ones may have expired.
@@ -63,7 +63,7 @@ class DynamoTable:
                 )
             except _ConditionFailed:
                 continue  # another connector has just opened this attempt: look again
-            return _attempt(job_id, number, item)
+            return among(_attempt(job_id, number, item), attempts)
 
     async def mark_published(self, job_id: str, number: int) -> None:
         await self._update(job_id, number, "SET published = :yes", {":yes": True})

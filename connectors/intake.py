@@ -1,5 +1,7 @@
 """The connector: SQS -> requests. Long polls, checks, notes the attempt (with its token) in the ledger, publishes, and deletes last.
 
+A job's first token asks for its plan; each other one tells the tally, which knows how far the job is, that somebody else waits.
+
 Whatever dies in between, the message comes again and the ledger knows how far it had got. A message that is wrong goes to dead-letters,
 and the state that waits for it is told at once.
 """
@@ -7,13 +9,14 @@ and the state that waits for it is told at once.
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
 
 from export_service.backoff import pauses
 from export_service.callbacks import failure
 from export_service.failures import CallbackError, CallbackThrottled, RequestRejected, Unavailable
-from export_service.messages import DeadLetter
+from export_service.messages import AttemptOpened, DeadLetter
 from export_service.ports import Clock, Ledger, Publisher, QueueMessage, RequestQueue, TaskCallback
 from export_service.redaction import body_without_secrets, names_token, without_secrets
 from export_service.requests import Parsed, Policy, parse
@@ -48,12 +51,14 @@ class Intake:
         answers: Callback,
         *,
         requests_topic: str,
+        results_topic: str,
         dead_letters_topic: str,
         log: Any,
     ) -> None:
         self._queue, self._ledger, self._publisher, self._callback = queue, ledger, publisher, callback
         self._clock, self._policy, self._settings, self._answers = clock, policy, settings, answers
-        self._requests, self._dead_letters, self._log = requests_topic, dead_letters_topic, log
+        self._requests, self._results, self._dead_letters = requests_topic, results_topic, dead_letters_topic
+        self._log = log
         self._slots = asyncio.Semaphore(settings.max_in_flight)
         self._work: set[asyncio.Task[None]] = set()
         self._not_begun: list[QueueMessage] = []
@@ -124,19 +129,27 @@ class Intake:
         if attempt.published:
             self._log.info("Request came again", jobId=parsed.job_id, receiveCount=message.receive_count)
             return
-        record = parsed.requested(attempt, now, message.id)
+        first = replace(attempt, number=attempt.first)
         headers = {
             name: without_secrets(value, parsed.token).encode()
             for name, value in message.attributes.items()
             if not names_token(name)
         }
-        await (await self._publisher.send(self._requests, parsed.job_id.encode(), record.to_bytes(), headers=headers))
+        key = parsed.job_id.encode()
+        if not attempt.begun:
+            # Also when another token was here first: whoever took that one may have died before Kafka had the request.
+            request = parsed.requested(first, now, message.id)
+            await (await self._publisher.send(self._requests, key, request.to_bytes(), headers=headers))
+        if attempt.number != attempt.first:
+            opened = AttemptOpened(request=parsed.requested(attempt, now, message.id))
+            await (await self._publisher.send(self._results, key, opened.to_bytes(), headers=headers))
         await self._ledger.mark_published(parsed.job_id, attempt.number)
         self._log.info(
             "Processing export job",
             jobId=parsed.job_id,
             exportId=parsed.message.export_id,
             hasTaskToken=parsed.token is not None,
+            **({"attempt": attempt.number} if attempt.number > 1 else {}),
         )
 
     async def _reject(self, message: QueueMessage, rejected: RequestRejected, secret: str | None) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from export_service.messages import CallbackAnswered, JobSnapshot
-from export_service.ports import Attempt, QueueMessage
+from export_service.ports import Attempt, QueueMessage, among
 
 
 class SystemClock:
@@ -72,13 +72,13 @@ class MemoryLedger:
         known = [attempt for (job, _), attempt in sorted(self.attempts.items()) if job == job_id]
         for attempt in known:
             if attempt.token == token:
-                return attempt
+                return among(attempt, known)
         if known and known[0].request_digest != request_digest:
             return known[0]
         number = known[-1].number + 1 if known else 1
         key = known[0].seal_key if known else seal_key
-        self.attempts[job_id, number] = Attempt(job_id, number, request_digest, token, seal_key=key)
-        return self.attempts[job_id, number]
+        self.attempts[job_id, number] = Attempt(job_id, number, request_digest, token, seal_key=key, first=number)
+        return among(self.attempts[job_id, number], known)
 
     async def mark_published(self, job_id: str, number: int) -> None:
         if known := self.attempts.get((job_id, number)):

@@ -5,7 +5,7 @@ stream engine costs about 150 µs a record. The batch grows with the tasks alrea
 one result record touches one shard.
 """
 
-from export_service.jobs import SHARD_TASKS
+from export_service.shards import SHARD_TASKS
 
 MAX_BATCH_TASKS = 128
 MAX_BATCH_BYTES = 256 * 1024

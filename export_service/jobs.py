@@ -4,17 +4,21 @@ A job is its plan (total, or not known yet) and, for each task, the best outcome
 8,192 tasks. Outcomes form a lattice, SUCCEEDED over FAILED over CANCELLED, so neither order nor duplicates matter. Once an attempt has
 ended its verdict is frozen, because somebody may already have been told.
 
+A new attempt of a job that is under way takes over its answer; that of one that succeeded is answered at once; that of one that failed
+begins a *run*: what succeeded is kept, all else is tried again. Each run has shards of its own, so that those of a run that has ended
+never change, and a replay finds the end of the run before where it was.
+
 The state of a job and its shards are separate table keys, and a crash can keep the last writes of one and lose those of the other.
 Therefore each carries the offset of the last event folded into it, counters are copies of the shards' cardinalities, never increments,
 and folding events again brings whichever is behind up to date without moving the one that is ahead.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Self
+from itertools import pairwise
 
 from export_service.messages import (
+    AttemptOpened,
     JobEvent,
     JobInfo,
     JobPlanned,
@@ -26,78 +30,24 @@ from export_service.messages import (
     TaskResults,
     Timestamp,
 )
-
-SHARD_TASKS = 8192
-_FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Outcomes of tasks [n * 8192, (n + 1) * 8192). The three bitmaps are disjoint; bit i is task n * 8192 + i.
-
-    `size` is the bytes of the succeeded tasks together, `offset` that of the last event that changed the shard.
-    """
-
-    succeeded: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    size: int = 0
-    offset: int = -1
-
-    def join(self, succeeded: int, failed: int, cancelled: int, size: int = 0) -> "Shard":
-        """The better outcome of each task; `size` is that of tasks that had not succeeded before."""
-        succeeded |= self.succeeded
-        failed = (failed | self.failed) & ~succeeded
-        cancelled = (cancelled | self.cancelled) & ~(succeeded | failed)
-        return Shard(succeeded, failed, cancelled, self.size + size, self.offset)
-
-    def within(self, tasks: int) -> "Shard":
-        """Without tasks whose bit is `tasks` or more."""
-        mask = (1 << max(tasks, 0)) - 1
-        return Shard(self.succeeded & mask, self.failed & mask, self.cancelled & mask, self.size, self.offset)
-
-    def tally(self) -> "ShardTally":
-        return (self.succeeded.bit_count(), self.failed.bit_count(), self.cancelled.bit_count(), self.size)
-
-    def to_bytes(self) -> bytes:
-        """Format byte, which bitmaps follow (bits 0-2), 8 bytes each of size and offset, then of each bitmap 2 bytes
-        of length, and the bits. All little endian."""
-        present, parts = 0, [self.size.to_bytes(8, "little"), self.offset.to_bytes(8, "little", signed=True)]
-        for bit, bitmap in enumerate((self.succeeded, self.failed, self.cancelled)):
-            if bitmap:
-                present |= 1 << bit
-                length = (bitmap.bit_length() + 7) // 8
-                parts.append(length.to_bytes(2, "little") + bitmap.to_bytes(length, "little"))
-        return bytes((_FORMAT, present)) + b"".join(parts)
-
-    @classmethod
-    def from_bytes(cls, raw: bytes) -> Self:
-        """Raises ValueError for a format that this version does not know."""
-        if len(raw) < 18 or raw[0] != _FORMAT:
-            raise ValueError(f"shard format {raw[:1].hex() or 'empty'} is not known to this version")
-        bitmaps, at = [0, 0, 0], 18
-        for bit in range(3):
-            if raw[1] >> bit & 1:
-                length = int.from_bytes(raw[at : at + 2], "little")
-                bitmaps[bit] = int.from_bytes(raw[at + 2 : at + 2 + length], "little")
-                at += 2 + length
-        size, offset = int.from_bytes(raw[2:10], "little"), int.from_bytes(raw[10:18], "little", signed=True)
-        return cls(bitmaps[0], bitmaps[1], bitmaps[2], size, offset)
-
-
-ShardTally = tuple[int, int, int, int]
-"""Succeeded, failed, cancelled tasks, and bytes, of one shard."""
+from export_service.shards import SHARD_TASKS, ReadShard, Shard, ShardKey, Shards, ShardTally
 
 
 class JobState(Record):
     """The `jobs` table's value. Offsets are of the job's partition of `results`."""
 
     attempt: int = 1
+    """The newest; its token is answered."""
+    runs: tuple[tuple[int, int, int | None], ...] = ((1, -1, None),)
+    """Of each run the attempt that began it, and the offsets of the events that began and ended it."""
+    plan: int = 1
+    """The attempt that the list of files is from. Outcomes of earlier ones are of another list."""
+    plan_digest: str | None = None
     status: JobStatus = JobStatus.PENDING
     job: JobInfo | None = None
     total: int | None = None
     tallies: tuple[ShardTally, ...] = ()
-    """Of shards 0, 1, …"""
+    """Of shards 0, 1, … of this run."""
     first_offset: int
     offset: int = -1
     """Of the last event that changed this state."""
@@ -108,6 +58,15 @@ class JobState(Record):
     snapshot_at: Timestamp | None = None
     error: str | None = None
     cause: str | None = None
+
+    @property
+    def run(self) -> int:
+        return self.runs[-1][0]
+
+    def run_at(self, offset: int) -> int | None:
+        """The run that the event at `offset` was in; None if it came after its end."""
+        run, _, ended = next(each for each in reversed(self.runs) if each[1] < offset)
+        return run if ended is None or offset <= ended else None
 
     @property
     def succeeded(self) -> int:
@@ -132,36 +91,42 @@ class JobState(Record):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one event did: `changed` of the state, `shards` holds the changed ones only, `completes`: this event ends the attempt."""
+    """What one event did: `changed` of the state, `shards` holds the changed ones only, `completes`: this event ends the attempt,
+    `reruns`: what has not succeeded is to be planned again."""
 
     state: JobState
-    shards: Mapping[int, Shard] = field(default_factory=dict)
+    shards: Shards = field(default_factory=dict)
     changed: bool = False
     completes: bool = False
+    reruns: bool = False
 
 
-def fold(state: JobState | None, event: JobEvent, offset: int, at: datetime, shard: Callable[[int], Shard]) -> Step:
+def fold(state: JobState | None, event: JobEvent, offset: int, at: datetime, shard: ReadShard) -> Step:
     """(state, event) -> state.
 
     Args:
         state: the job so far, None before its first event.
         offset: of the event's record.
         at: the record's timestamp; the only clock here, so that a replay gives the same times.
-        shard: reads shard n of this job (an empty Shard if there is none).
     """
     if state is None:
-        state = JobState(attempt=event_attempt(event), first_offset=offset, updated_at=at)
+        attempt = 1 if isinstance(event, AttemptOpened) else event_attempt(event)
+        state = JobState(attempt=attempt, first_offset=offset, updated_at=at)
     if offset <= state.offset:
-        # A replay after a crash that kept the state and lost shards. A redrive needs them, so they are made whole.
-        repaired = _join(state, event, offset, shard) if isinstance(event, TaskResults) else {}
-        return Step(state, repaired, completes=offset == state.completed_offset)
+        return _again(state, event, offset, shard)
+    if isinstance(event, AttemptOpened):
+        return _opened(state, event, offset, at, shard)
     if state.status.terminal:
         return Step(state)
     match event:
         case JobPlanned():
             return _planned(state, event, offset, at, shard)
         case PlanFailed():
-            failed = state.model_copy(update={"job": event.job, "error": "ExportPlanFailed", "cause": event.cause})
+            if event.job.attempt < state.run:
+                return Step(state)
+            failed = state.model_copy(
+                update={"job": _answered_as(state, event.job), "error": "ExportPlanFailed", "cause": event.cause}
+            )
             return Step(_end(failed, JobStatus.FAILED, offset, at), changed=True, completes=True)
         case TaskResults():
             return _results(state, event, offset, at, shard)
@@ -171,25 +136,88 @@ def event_attempt(event: JobEvent) -> int:
     return event.attempt if isinstance(event, TaskResults) else event.job.attempt
 
 
-def _planned(state: JobState, event: JobPlanned, offset: int, at: datetime, shard: Callable[[int], Shard]) -> Step:
-    if state.total is not None:
+def _again(state: JobState, event: JobEvent, offset: int, shard: ReadShard) -> Step:
+    """A replay after a crash that kept the state and lost shards. A later run needs them, so they are made whole."""
+    repaired: Shards = {}
+    if isinstance(event, TaskResults):
+        repaired = _join(state, event, offset, shard)
+    for before, run in pairwise(state.runs):
+        if run[1] == offset and state.plan < run[0]:
+            repaired = _kept(state, before[0], run[0], offset, shard)
+    reruns = offset == state.runs[-1][1] and not state.status.terminal
+    return Step(state, repaired, completes=offset == state.completed_offset, reruns=reruns)
+
+
+def _opened(state: JobState, event: AttemptOpened, offset: int, at: datetime, shard: ReadShard) -> Step:
+    job = event.job
+    if job.attempt <= state.attempt or not (job.has_task_token or state.status.terminal):
+        # A token that is not the newest, or a request without one that must not take the answer from somebody who waits.
+        return Step(state)
+    moved = state.model_copy(update={"attempt": job.attempt, "updated_at": at, "offset": offset})
+    if not state.status.terminal or state.status is JobStatus.COMPLETED:
+        waiting = {"attempt": job.attempt, "has_task_token": job.has_task_token}
+        moved = moved.model_copy(update={"job": state.job.model_copy(update=waiting) if state.job else job})
+        if state.status is not JobStatus.COMPLETED:
+            return Step(moved, changed=True)
+        return Step(moved.model_copy(update={"completed_offset": offset}), changed=True, completes=True)
+    begun = {"job": job, "runs": (*state.runs, (job.attempt, offset, None)), "snapshot_at": None}
+    nothing = {"completed_at": None, "completed_offset": None, "error": None, "cause": None}
+    moved = moved.model_copy(update=begun | nothing)
+    if state.total is None or state.error == "ExportPlanFailed":
+        # No list of files that the outcomes so far could be matched with.
+        anew = {"status": JobStatus.PENDING, "plan": job.attempt, "plan_digest": None, "total": None, "tallies": ()}
+        return Step(moved.model_copy(update=anew | {"first_offset": offset}), changed=True, reruns=True)
+    # The shards that this run will have; where a crash kept later ones of it, the replay counts those when it gets there.
+    kept = {number: _visible(state, state.run, number, shard).kept() for number in range(len(state.tallies))}
+    tallies = tuple(part.tally() for part in kept.values())
+    moved = moved.model_copy(update={"status": JobStatus.RUNNING, "tallies": tallies})
+    return replace(_advance(moved, _kept(state, state.run, job.attempt, offset, shard), offset, at), reruns=True)
+
+
+def _kept(state: JobState, before: int, run: int, offset: int, shard: ReadShard) -> Shards:
+    """What a run takes over from the one before it."""
+    kept: dict[ShardKey, Shard] = {}
+    for number in range(len(state.tallies)):
+        known = _visible(state, before, number, shard)
+        if known.succeeded and shard(run, number).offset < offset:
+            kept[run, number] = replace(known.kept(), offset=offset)
+    return kept
+
+
+def _answered_as(state: JobState, job: JobInfo) -> JobInfo:
+    """A plan's job, answered as the newest attempt that is known."""
+    if state.job is None:
+        return job
+    return job.model_copy(update={"attempt": state.job.attempt, "has_task_token": state.job.has_task_token})
+
+
+def _planned(state: JobState, event: JobPlanned, offset: int, at: datetime, shard: ReadShard) -> Step:
+    if state.total is not None or event.job.attempt < state.plan:
         return Step(state)
     # A plan that was made twice from a manifest that shrank in between has outcomes beyond its end: they are not of this job.
     tallies = list(state.tallies)
     for number in range(event.total_tasks // SHARD_TASKS, len(tallies)):
-        if (known := shard(number)).offset < offset:
+        if (known := shard(state.run, number)).offset < offset:
             tallies[number] = known.within(event.total_tasks - number * SHARD_TASKS).tally()
-    planned = {"job": event.job, "total": event.total_tasks, "status": JobStatus.RUNNING, "tallies": tuple(tallies)}
+    planned = {
+        "job": _answered_as(state, event.job),
+        "total": event.total_tasks,
+        "plan_digest": event.plan_digest,
+        "status": JobStatus.RUNNING,
+        "tallies": tuple(tallies),
+    }
     return _advance(state.model_copy(update=planned), {}, offset, at)
 
 
-def _results(state: JobState, event: TaskResults, offset: int, at: datetime, shard: Callable[[int], Shard]) -> Step:
+def _results(state: JobState, event: TaskResults, offset: int, at: datetime, shard: ReadShard) -> Step:
+    if event.attempt < state.plan:
+        return Step(state)
     shards = _join(state, event, offset, shard)
     numbers = _numbers(state, event)
     tallies = list(state.tallies)
     tallies += [(0, 0, 0, 0)] * (max(numbers, default=-1) + 1 - len(tallies))
     for number in numbers:
-        known = shards.get(number) or _visible(state, number, shard)
+        known = shards.get((state.run, number)) or _visible(state, state.run, number, shard)
         # A shard from a later event (its write was kept, the state's lost) is counted when the replay gets there.
         if known.offset <= offset:
             tallies[number] = known.tally()
@@ -198,24 +226,29 @@ def _results(state: JobState, event: TaskResults, offset: int, at: datetime, sha
     return _advance(state.model_copy(update={"tallies": tuple(tallies)}), shards, offset, at)
 
 
-def _join(state: JobState, event: TaskResults, offset: int, shard: Callable[[int], Shard]) -> dict[int, Shard]:
+def _join(state: JobState, event: TaskResults, offset: int, shard: ReadShard) -> dict[ShardKey, Shard]:
     """The shards that the event changes."""
-    changed: dict[int, Shard] = {}
+    run = state.run_at(offset)
+    changed: dict[ShardKey, Shard] = {}
+    if run is None or event.attempt < state.plan or run < state.plan:
+        return changed
     for number in _numbers(state, event):
-        before = _visible(state, number, shard)
+        before = _visible(state, run, number, shard)
         if before.offset >= offset:
             continue
         bitmaps, fresh = dict.fromkeys(Outcome, 0), 0
         for result in event.results:
             if result.index // SHARD_TASKS != number or not _planned_index(state, result.index):
                 continue
+            if event.attempt < run and result.outcome is not Outcome.SUCCEEDED:
+                continue  # that failure is being tried again; a file that is there is there
             bit = 1 << result.index % SHARD_TASKS
             if result.outcome is Outcome.SUCCEEDED and not (bitmaps[result.outcome] | before.succeeded) & bit:
                 fresh += result.bytes
             bitmaps[result.outcome] |= bit
         after = before.join(bitmaps[Outcome.SUCCEEDED], bitmaps[Outcome.FAILED], bitmaps[Outcome.CANCELLED], fresh)
         if after != before:
-            changed[number] = replace(after, offset=offset)
+            changed[run, number] = replace(after, offset=offset)
     return changed
 
 
@@ -227,11 +260,12 @@ def _planned_index(state: JobState, index: int) -> bool:
     return state.total is None or index < state.total
 
 
-def _visible(state: JobState, number: int, shard: Callable[[int], Shard]) -> Shard:
-    return shard(number) if state.total is None else shard(number).within(state.total - number * SHARD_TASKS)
+def _visible(state: JobState, run: int, number: int, shard: ReadShard) -> Shard:
+    known = shard(run, number)
+    return known if state.total is None else known.within(state.total - number * SHARD_TASKS)
 
 
-def _advance(state: JobState, shards: Mapping[int, Shard], offset: int, at: datetime) -> Step:
+def _advance(state: JobState, shards: Shards, offset: int, at: datetime) -> Step:
     if state.total is None or state.finished < state.total:
         moved = state.model_copy(update={"updated_at": at, "offset": offset})
         return Step(moved, shards, changed=True)
@@ -259,6 +293,7 @@ def _end(state: JobState, status: JobStatus, offset: int, at: datetime) -> JobSt
             "offset": offset,
             "completed_at": at,
             "completed_offset": offset,
+            "runs": (*state.runs[:-1], (*state.runs[-1][:2], offset)),
         }
     )
 

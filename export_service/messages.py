@@ -103,6 +103,10 @@ class ExportRequested(Record):
     manifest: ManifestRef | None = None
     prefix: str | None = None
     message_id: str | None = None
+    done: dict[int, str] | None = None
+    """Of a later run: tasks that need not run again, as base64 of a little-endian bitmap for each shard that has any."""
+    plan_digest: str | None = None
+    """Of a later run: the list of files must still be the one that `done` counts in."""
 
 
 class Task(FileSpec):
@@ -127,6 +131,8 @@ class JobPlanned(Record):
     type: Literal["JobPlanned"] = "JobPlanned"
     job: JobInfo
     total_tasks: int
+    plan_digest: str | None = None
+    """SHA-256 over the names and URLs of all tasks, in order."""
 
 
 class PlanFailed(Record):
@@ -135,6 +141,17 @@ class PlanFailed(Record):
     type: Literal["PlanFailed"] = "PlanFailed"
     job: JobInfo
     cause: str
+
+
+class AttemptOpened(Record):
+    """`results`: somebody asked for a known job again, with a token of his own. `request` is as the first attempt's, of the new attempt."""
+
+    type: Literal["AttemptOpened"] = "AttemptOpened"
+    request: ExportRequested
+
+    @property
+    def job(self) -> JobInfo:
+        return self.request.job
 
 
 class TaskResult(Record):
@@ -207,6 +224,10 @@ class JobCompleted(Record):
     snapshot: JobSnapshot
     report_format: Literal["jsonl", "csv"] = "jsonl"
     events: ResultsRange
+    plan: int = 1
+    """Outcomes of attempts before this one are of another list of files."""
+    run: int = 1
+    """Failures of attempts before this one were tried again."""
 
 
 class CallbackOutcome(StrEnum):
@@ -251,6 +272,6 @@ class DeadLetter(Record):
     at: Timestamp
 
 
-JobEvent = JobPlanned | PlanFailed | TaskResults
+JobEvent = JobPlanned | PlanFailed | TaskResults | AttemptOpened
 job_events: TypeAdapter[JobEvent] = TypeAdapter(Annotated[JobEvent, Field(discriminator="type")])
 """Reads one `results` record. Raises pydantic.ValidationError."""

@@ -5,9 +5,9 @@ A dependency that cannot be reached raises `failures.Unavailable`, unless a meth
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -57,6 +57,16 @@ class Attempt:
     answer: CallbackAnswered | None = None
     seal_key: bytes | None = field(default=None, repr=False)
     """Opens the sealed URL queries of this job."""
+    first: int = 1
+    """Number of the job's first attempt: the one whose plan all others work on."""
+    begun: bool = False
+    """The job was published for some attempt."""
+
+
+def among(attempt: Attempt, known: Sequence[Attempt]) -> Attempt:
+    """The attempt with what its job's other ones, in order, say."""
+    first = known[0].number if known else attempt.number
+    return replace(attempt, first=first, begun=any(other.published for other in known))
 
 
 class Ledger(Protocol):

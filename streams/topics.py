@@ -69,7 +69,7 @@ def topics(settings: Settings) -> Topics:
     return Topics(
         requests=TopicSpec(name("requests"), "job", "ExportRequested", p, whole_messages=True),
         tasks=TopicSpec(name("tasks"), "job:index", "TaskBatch", d),
-        results=TopicSpec(name("results"), "job", "JobPlanned, PlanFailed, TaskResults", p),
+        results=TopicSpec(name("results"), "job", "JobPlanned, PlanFailed, TaskResults, AttemptOpened", p, whole_messages=True),
         snapshots=TopicSpec(name("snapshots"), "job", "JobSnapshot", p, compacted=True),
         completions=TopicSpec(name("completions"), "job", "JobCompleted", p),
         callbacks=TopicSpec(name("callbacks"), "job", "CallbackAnswered", p, retention_days=90),

@@ -172,6 +172,7 @@ def _connector(parts: Parts, fatal: Fatal) -> StartStop:
         settings.queue,
         settings.callback,
         requests_topic=parts.topics.requests.name,
+        results_topic=parts.topics.results.name,
         dead_letters_topic=parts.topics.dead_letters.name,
         log=parts.log,
     )

@@ -1,8 +1,8 @@
-"""Table `shards`: job id / shard number -> bitmaps of 8,192 tasks, so that a result rewrites at most some 2 KiB however large its job."""
+"""Table `shards`: job id / run . shard number -> bitmaps of 8,192 tasks, so that a result rewrites at most some 2 KiB however large its job."""
 
 from collections.abc import MutableMapping
 
-from export_service.jobs import Shard
+from export_service.shards import Shard
 
 
 class Shards:
@@ -11,13 +11,13 @@ class Shards:
     def __init__(self, table: MutableMapping[bytes, bytes]) -> None:
         self._table = table
 
-    def get(self, job_id: str, number: int) -> Shard:
-        raw = self._table.get(_key(job_id, number))
+    def get(self, job_id: str, run: int, number: int) -> Shard:
+        raw = self._table.get(_key(job_id, run, number))
         return Shard.from_bytes(raw) if raw else Shard()
 
-    def put(self, job_id: str, number: int, shard: Shard) -> None:
-        self._table[_key(job_id, number)] = shard.to_bytes()
+    def put(self, job_id: str, run: int, number: int, shard: Shard) -> None:
+        self._table[_key(job_id, run, number)] = shard.to_bytes()
 
 
-def _key(job_id: str, number: int) -> bytes:
-    return f"{job_id}/{number}".encode()
+def _key(job_id: str, run: int, number: int) -> bytes:
+    return (f"{job_id}/{number}" if run == 1 else f"{job_id}/{run}.{number}").encode()

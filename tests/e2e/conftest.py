@@ -119,9 +119,9 @@ class World:
         lines = [json.dumps({"url": f"{self.files.base}/{name}", "name": name}) for name in names]
         self.aws.client("s3").put_object(Bucket="exports", Key=f"{self._prefix}/{export_id}.jsonl", Body="\n".join(lines).encode())
 
-    def execute(self, export_id: str) -> tuple[str, str]:
+    def execute(self, export_id: str, job_id: str | None = None) -> tuple[str, str]:
         """(execution ARN, job id)."""
-        job_id = str(uuid.uuid4())
+        job_id = job_id or str(uuid.uuid4())
         text = json.dumps({"jobId": job_id, "exportId": export_id, "userId": "user-1"})
         answer = self.machine.start_execution(stateMachineArn=self.arn, name=f"x-{uuid.uuid4().hex[:8]}", input=text)
         return answer["executionArn"], job_id

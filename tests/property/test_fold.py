@@ -6,8 +6,20 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export_service.jobs import SHARD_TASKS, JobState, Shard, Step, fold
-from export_service.messages import JobEvent, JobInfo, JobPlanned, JobStatus, Outcome, TaskResult, TaskResults
+from export_service.jobs import JobState, Step, fold
+from export_service.messages import (
+    AttemptOpened,
+    ExportRequested,
+    JobEvent,
+    JobInfo,
+    JobPlanned,
+    JobStatus,
+    Outcome,
+    PlanFailed,
+    TaskResult,
+    TaskResults,
+)
+from export_service.shards import SHARD_TASKS, Shard
 
 START = datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
 JOB = JobInfo(job_id="j", export_id="e", user_id="u", requested_at=START, destination="file:///out/")
@@ -19,18 +31,21 @@ class Tables:
 
     def __init__(self) -> None:
         self.state: JobState | None = None
-        self.shards: dict[int, Shard] = {}
+        self.shards: dict[tuple[int, int], Shard] = {}
         self.completions: list[int] = []
+        self.reruns: list[int] = []
 
     def apply(self, event: JobEvent, offset: int) -> Step:
         at = START + timedelta(seconds=offset + 1)
-        step = fold(self.state, event, offset, at, lambda number: self.shards.get(number, Shard()))
+        step = fold(self.state, event, offset, at, lambda *key: self.shards.get(key, Shard()))
         if step.changed:
             # Through bytes and back, as in the changelog.
             self.state = JobState.model_validate_json(step.state.to_bytes())
-        self.shards |= {number: Shard.from_bytes(shard.to_bytes()) for number, shard in step.shards.items()}
+        self.shards |= {key: Shard.from_bytes(shard.to_bytes()) for key, shard in step.shards.items()}
         if step.completes:
             self.completions.append(offset)
+        if step.reruns:
+            self.reruns.append(offset)
         return step
 
     def summary(self) -> tuple[object, ...]:
@@ -43,7 +58,7 @@ class Tables:
             state.failed,
             state.cancelled,
             state.bytes,
-            {n: replace(s, offset=0) for n, s in self.shards.items()},
+            {key: replace(s, offset=0) for key, s in self.shards.items() if key[0] >= state.plan and s.tally() != (0, 0, 0, 0)},
         )
 
 
@@ -72,6 +87,100 @@ def jobs(draw: st.DrawFn) -> tuple[Events, list[Outcome]]:
     return [*events, JobPlanned(job=JOB, total_tasks=total)], outcomes
 
 
+def opened(attempt: int, token: bool = True) -> AttemptOpened:
+    return AttemptOpened(request=ExportRequested(job=JOB.model_copy(update={"attempt": attempt, "has_task_token": token})))
+
+
+def results(attempt: int, outcomes: dict[int, Outcome]) -> TaskResults:
+    done = Outcome.SUCCEEDED
+    return TaskResults(
+        job_id="j",
+        attempt=attempt,
+        results=tuple(
+            TaskResult(index=i, outcome=o, name=f"n{i}", url=f"http://h/{i}", bytes=i + 1 if o is done else 0)
+            for i, o in outcomes.items()
+        ),
+    )
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> Events:
+    """A job that is asked for several times, at any moment, some of its plans failing, and stale outcomes in between."""
+    total = draw(st.integers(1, 6))
+    events: Events = []
+    for attempt in range(1, draw(st.integers(2, 4)) + 1):
+        job = JOB.model_copy(update={"attempt": attempt})
+        plan = PlanFailed(job=job, cause="c") if draw(st.integers(0, 5)) == 0 else JobPlanned(job=job, total_tasks=total)
+        of = st.dictionaries(st.integers(0, total - 1), st.sampled_from(Outcome), max_size=3)
+        stale = [results(draw(st.integers(1, attempt)), draw(of)) for _ in range(draw(st.integers(0, 4)))]
+        rest = [results(attempt, {i: draw(st.sampled_from(Outcome))}) for i in range(total)] if draw(st.booleans()) else []
+        begun: Events = [opened(attempt, draw(st.booleans()))] if attempt > 1 else []
+        events += begun
+        events += draw(st.permutations([plan, *stale, *rest]))
+    return events
+
+
+@given(st.data())
+@settings(max_examples=300)
+def test_a_failed_job_runs_again_without_what_has_succeeded(data: st.DataObject) -> None:
+    total = data.draw(st.integers(1, 20))
+    first = {i: data.draw(st.sampled_from(Outcome)) for i in range(total)}
+    tables = run([*(results(1, {i: o}) for i, o in first.items()), JobPlanned(job=JOB, total_tasks=total)])
+    done = {i for i, o in first.items() if o is Outcome.SUCCEEDED}
+    failed = {i for i, o in first.items() if o is Outcome.FAILED}
+    step = tables.apply(opened(2), total + 1)
+    state = step.state
+    if not failed:
+        assert (step.completes, step.reruns, state.attempt) == (True, False, 2)
+        return
+    assert (step.reruns, state.run, state.succeeded, state.failed, state.cancelled) == (True, 2, len(done), 0, 0)
+    assert {i for i in range(total) if tables.shards.get((2, 0), Shard()).succeeded >> i & 1} == done
+    second = {i: data.draw(st.sampled_from(Outcome)) for i in range(total) if i not in done}
+    # A batch of the first attempt that a dead worker had: its failures are old news, its successes are not.
+    late = data.draw(st.dictionaries(st.sampled_from(sorted(second)), st.sampled_from(Outcome), max_size=3))
+    events: Events = [results(1, late)]
+    events += [results(2, {i: o}) for i, o in second.items()]
+    shuffled: Events = data.draw(st.permutations(events))
+    for offset, event in enumerate(shuffled, start=total + 2):
+        tables.apply(event, offset)
+    late_done = {i for i, o in late.items() if o is Outcome.SUCCEEDED}
+    by_now = done | {i for i, o in second.items() if o is Outcome.SUCCEEDED}
+    assert tables.state is not None
+    assert tables.state.status.terminal
+    # A success that comes after the end does not count any more.
+    assert len(by_now) <= tables.state.succeeded <= len(by_now | late_done)
+    assert tables.state.succeeded + tables.state.failed + tables.state.cancelled == total
+
+
+def test_a_new_token_of_a_job_under_way_gets_its_answer_and_a_request_without_one_does_not() -> None:
+    whole = results(1, {0: Outcome.SUCCEEDED})
+    tables = run([opened(2), JobPlanned(job=JOB, total_tasks=1), opened(3, token=False), whole])
+    assert tables.state is not None
+    assert (tables.state.attempt, tables.state.run, tables.completions, tables.reruns) == (2, 1, [3], [])
+    assert tables.state.job is not None
+    assert tables.state.job.has_task_token
+
+
+def test_a_new_token_of_a_job_that_succeeded_is_answered_at_once_with_the_times_of_the_job() -> None:
+    tables = run([results(1, {0: Outcome.SUCCEEDED}), JobPlanned(job=JOB, total_tasks=1)])
+    assert tables.state is not None
+    ended = tables.state.completed_at
+    tables.apply(opened(2), 2)
+    assert (tables.completions, tables.state.attempt, tables.state.completed_at) == ([1, 2], 2, ended)
+    assert not tables.apply(opened(2), 3).completes, "an older token, or the same again"
+
+
+def test_a_job_whose_plan_failed_is_planned_anew_and_old_outcomes_do_not_count() -> None:
+    tables = run([results(1, {0: Outcome.SUCCEEDED}), PlanFailed(job=JOB, cause="no manifest"), opened(2)])
+    assert tables.reruns == [2]
+    tables.apply(results(1, {1: Outcome.SUCCEEDED}), 3)
+    tables.apply(JobPlanned(job=JOB.model_copy(update={"attempt": 2}), total_tasks=1), 4)
+    assert tables.state is not None
+    assert (tables.state.status, tables.state.finished, tables.state.first_offset) == (JobStatus.RUNNING, 0, 2)
+    tables.apply(results(2, {0: Outcome.SUCCEEDED}), 5)
+    assert tables.state.status is JobStatus.COMPLETED
+
+
 @given(jobs(), st.data())
 @settings(max_examples=300)
 def test_any_order_and_any_repeats_give_the_same_job(job: tuple[Events, list[Outcome]], data: st.DataObject) -> None:
@@ -94,6 +203,16 @@ def test_a_crash_that_keeps_one_table_and_loses_the_other_is_healed_by_the_repla
     job: tuple[Events, list[Outcome]], data: st.DataObject
 ) -> None:
     events, _ = job
+    check_crash(events, data)
+
+
+@given(st.data())
+@settings(max_examples=500)
+def test_so_is_one_between_the_attempts_of_a_job(data: st.DataObject) -> None:
+    check_crash(data.draw(histories()), data)
+
+
+def check_crash(events: Events, data: st.DataObject) -> None:
     expected = run(events)
     before = Tables()
     crash = data.draw(st.integers(0, len(events)))
@@ -112,7 +231,16 @@ def test_a_crash_that_keeps_one_table_and_loses_the_other_is_healed_by_the_repla
         tables.apply(events[offset], offset)
     assert tables.summary() == expected.summary()
     assert tables.state == expected.state, "its offsets and times too"
-    assert tables.completions == [offset for offset in expected.completions if offset >= replay_from]
+    # What an attempt before the newest one was told may be lost with it: nobody waits for that any more.
+    for sent, wanted in ((tables.completions, expected.completions), (tables.reruns, expected.reruns)):
+        again = [offset for offset in wanted if offset >= replay_from]
+        assert set(sent) <= set(again)
+        assert len(sent) == len(set(sent))
+    assert expected.state is not None
+    if (last := expected.state.completed_offset) is not None and last >= replay_from:
+        assert last in tables.completions
+    elif expected.reruns and last is None and expected.reruns[-1] >= replay_from:
+        assert expected.reruns[-1] in tables.reruns
 
 
 @given(jobs(), st.data())

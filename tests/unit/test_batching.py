@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export_service.batching import MAX_BATCH_TASKS, batch_limit
-from export_service.jobs import SHARD_TASKS
+from export_service.shards import SHARD_TASKS
 
 
 @given(st.integers(0, 10_000_000))

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -11,8 +12,8 @@ import structlog
 from connectors.intake import Intake
 from connectors.memory import MemoryCallback, MemoryLedger, MemoryPublisher, MemoryQueue, SystemClock
 from export_service.failures import CallbackRefused, Unavailable
-from export_service.messages import DeadLetter, ExportRequested
-from export_service.requests import Policy
+from export_service.messages import AttemptOpened, DeadLetter, ExportRequested
+from export_service.requests import Policy, parse
 from export_service.settings import Callback, Queue
 
 JOB = "550e8400-e29b-41d4-a716-446655440000"
@@ -23,6 +24,7 @@ class Bench:
         self.queue, self.ledger = MemoryQueue(), MemoryLedger()
         self.publisher: MemoryPublisher = MemoryPublisher()
         self.callback = MemoryCallback()
+        self.policy = Policy("s3://exports/{exportId}.jsonl", "file:///out/{jobId}/", ())
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -32,10 +34,11 @@ class Bench:
             self.publisher,
             self.callback,
             SystemClock(),
-            Policy("s3://exports/{exportId}.jsonl", "file:///out/{jobId}/", ()),
+            self.policy,
             Queue(receivers=2),
             Callback(),
             requests_topic="requests",
+            results_topic="results",
             dead_letters_topic="dead",
             log=structlog.get_logger(),
         )
@@ -74,14 +77,30 @@ async def test_a_request_is_in_the_ledger_with_its_token_and_on_kafka_without_be
     assert bench.ledger.attempts[JOB, 1].published
 
 
-async def test_a_message_that_comes_again_is_published_once_and_a_new_token_is_a_new_attempt() -> None:
+async def test_a_message_that_comes_again_is_published_once_and_a_new_token_opens_an_attempt() -> None:
     bench = Bench()
-    for token in ("one", "one", "two"):
-        bench.queue.send(message(taskToken=token))
     async with bench.running():
-        await bench.until(lambda: len(bench.queue.deleted) == 3)
-    attempts = [ExportRequested.model_validate_json(value).job.attempt for value in bench.publisher.values("requests")]
-    assert sorted(set(attempts)) == [1, 2]
+        for n, token in enumerate(("one", "one", "two", "two")):
+            bench.queue.send(message(taskToken=token))
+            await bench.until(lambda sent=n: len(bench.queue.deleted) == sent + 1)  # type: ignore[misc]
+    (requested,) = map(ExportRequested.model_validate_json, bench.publisher.values("requests"))
+    (opened,) = map(AttemptOpened.model_validate_json, bench.publisher.values("results"))
+    assert (requested.job.attempt, opened.job.attempt, opened.job.has_task_token) == (1, 2, True)
+    assert opened.request.model_copy(update={"job": None, "message_id": None}) == requested.model_copy(
+        update={"job": None, "message_id": None}
+    )
+
+
+async def test_a_second_token_brings_the_first_ones_request_too_if_kafka_never_had_it() -> None:
+    bench = Bench()
+    digest = parse(message(taskToken="one"), bench.policy).digest
+    await bench.ledger.open_attempt(JOB, "one", digest, b"k" * 32, datetime.now(UTC))
+    bench.queue.send(message(taskToken="two"))
+    async with bench.running():
+        await bench.until(lambda: len(bench.queue.deleted) == 1)
+    (requested,) = map(ExportRequested.model_validate_json, bench.publisher.values("requests"))
+    (opened,) = map(AttemptOpened.model_validate_json, bench.publisher.values("results"))
+    assert (requested.job.attempt, opened.job.attempt) == (1, 2)
 
 
 async def test_a_known_job_with_another_request_is_rejected() -> None:

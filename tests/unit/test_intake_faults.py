@@ -72,6 +72,7 @@ class Bench:
             self.settings,
             Callback(),
             requests_topic="requests",
+            results_topic="results",
             dead_letters_topic="dead",
             log=structlog.get_logger(),
         )
