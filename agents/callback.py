@@ -1,12 +1,14 @@
 """completions -> report, Step Functions, callbacks: writes the job's report, then answers the waiting state, once.
 
-A callback that fails never fails a job. What Step Functions said is kept in the ledger and published on `callbacks`; a completion that
-comes again (a crash in between, a replay) finds the answer in the ledger and stops there.
+A callback that fails never fails a job. The answer is claimed in the ledger, sent, and what Step Functions said is kept there and published
+on `callbacks`. A completion that comes again finds that and stops; after a crash between the call and its record, the token that is
+refused is known to be one that we may have used.
 """
 
 import asyncio
 from typing import Any, Literal
 
+from aiolimiter import AsyncLimiter
 from pydantic import ValidationError
 
 from agents.report import Reporter, write_with_retries
@@ -28,24 +30,28 @@ class Answerer:
         self._callback, self._ledger, self._clock, self._settings, self._log = callback, ledger, clock, settings, log
         # Only the call itself holds a slot: a job that waits to try again holds nobody up.
         self._slots = asyncio.Semaphore(settings.concurrency)
+        self._rate = AsyncLimiter(settings.per_second, 1)
 
     async def answer(self, completed: JobCompleted, report_uri: str | None) -> CallbackAnswered | None:
         """Tell Step Functions; what it said, or None if nobody waits or was told already."""
         job = completed.snapshot
-        attempt = await until_available(lambda: self._ledger.attempt(job.job_id, job.attempt), self._log)
+        attempt = await until_available(lambda: self._ledger.claim(job.job_id, job.attempt, self._clock.now()), self._log)
         if attempt is None or attempt.token is None or attempt.answer is not None:
             return None
-        said = await self._send(completed, attempt.token, answer(job, self._settings.cause, report_uri))
+        payload = answer(job, self._settings.cause, report_uri)
+        said = await self._send(completed, attempt.token, payload, maybe_accepted=attempt.claimed)
         await until_available(lambda: self._ledger.record_answer(said), self._log)
         return said
 
-    async def _send(self, completed: JobCompleted, token: str, payload: Success | Failure) -> CallbackAnswered:
-        job, maybe_accepted = completed.snapshot, False
+    async def _send(
+        self, completed: JobCompleted, token: str, payload: Success | Failure, *, maybe_accepted: bool
+    ) -> CallbackAnswered:
+        job = completed.snapshot
         waits = pauses(self._settings.backoff_seconds, self._settings.max_backoff_seconds)
         for tries, pause in enumerate(waits, start=1):
             call: Literal["SendTaskSuccess", "SendTaskFailure"] = "SendTaskFailure"
             try:
-                async with self._slots:
+                async with self._slots, self._rate:
                     if isinstance(payload, Success):
                         call = "SendTaskSuccess"
                         await self._callback.success(token, payload.output)

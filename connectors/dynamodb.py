@@ -13,7 +13,7 @@ from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 
 from connectors.aws import AWS_ERRORS, code_of, unavailable
-from export_service.messages import CallbackAnswered, JobSnapshot, iso_millis
+from export_service.messages import CallbackAnswered, CallbackOutcome, JobSnapshot, iso_millis
 from export_service.ports import Attempt, among
 from export_service.redaction import fingerprint
 
@@ -78,9 +78,20 @@ class DynamoTable:
         key = _plain(found.get("Item", {})).get("sealKey")
         return bytes(key) if key is not None else None
 
+    async def claim(self, job_id: str, number: int, now: datetime) -> Attempt | None:
+        expression = "SET claimedAt = if_not_exists(claimedAt, :now)"
+        before = await self._update(job_id, number, expression, {":now": iso_millis(now)}, "attribute_exists(taskToken)")
+        return _attempt(job_id, number, _plain(before)) if before else None
+
     async def record_answer(self, answer: CallbackAnswered) -> None:
         values = {":answer": answer.to_bytes().decode(), ":outcome": answer.outcome.value}
-        await self._update(answer.job_id, answer.attempt, "SET callback = :answer, callbackOutcome = :outcome", values)
+        # Two workers may have sent it: what the one heard whose call was accepted is the truth.
+        only = (
+            "attribute_exists(pk)"
+            if answer.outcome is CallbackOutcome.SENT
+            else "attribute_exists(pk) AND attribute_not_exists(callback)"
+        )
+        await self._update(answer.job_id, answer.attempt, "SET callback = :answer, callbackOutcome = :outcome", values, only)
 
     async def put(self, snapshot: JobSnapshot) -> bool:
         fields = snapshot.model_dump(mode="json", exclude_none=True)
@@ -118,16 +129,22 @@ class DynamoTable:
                 return found
             start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
 
-    async def _update(self, job_id: str, number: int, expression: str, values: dict[str, Any]) -> None:
+    async def _update(
+        self, job_id: str, number: int, expression: str, values: dict[str, Any], condition: str = "attribute_exists(pk)"
+    ) -> dict[str, Any]:
+        """The item as it was, empty where `condition` does not hold: without one an update makes a missing item, and what has expired
+        would be an attempt without a digest."""
         with suppress(_ConditionFailed):
-            await self._call(
+            answer = await self._call(
                 "update_item",
                 Key=_key(job_id, _attempt_key(number)),
                 UpdateExpression=expression,
                 ExpressionAttributeValues=_values(values),
-                # An update makes a missing item, and one without a digest would be no attempt. It is missing if it has expired.
-                ConditionExpression="attribute_exists(pk)",
+                ConditionExpression=condition,
+                ReturnValues="ALL_OLD",
             )
+            return dict(answer.get("Attributes", {}))
+        return {}
 
     def _expires(self, now: datetime) -> int:
         return int((now + self._ttl).timestamp())
@@ -176,4 +193,5 @@ def _attempt(job_id: str, number: int, item: dict[str, Any]) -> Attempt:
         published=item["published"],
         answer=CallbackAnswered.model_validate_json(item["callback"]) if "callback" in item else None,
         seal_key=bytes(key) if key is not None else None,
+        claimed="claimedAt" in item,
     )

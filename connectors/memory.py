@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from export_service.messages import CallbackAnswered, JobSnapshot
+from export_service.messages import CallbackAnswered, CallbackOutcome, JobSnapshot
 from export_service.ports import Attempt, QueueMessage, among
 
 
@@ -91,9 +91,17 @@ class MemoryLedger:
         first = self.attempts.get((job_id, 1))
         return first.seal_key if first else None
 
+    async def claim(self, job_id: str, number: int, now: datetime) -> Attempt | None:  # noqa: ARG002
+        known = self.attempts.get((job_id, number))
+        if known is None or known.token is None:
+            return None
+        self.attempts[job_id, number] = replace(known, claimed=True)
+        return known
+
     async def record_answer(self, answer: CallbackAnswered) -> None:
         place = (answer.job_id, answer.attempt)
-        if known := self.attempts.get(place):
+        known = self.attempts.get(place)
+        if known and (known.answer is None or answer.outcome is CallbackOutcome.SENT):
             self.attempts[place] = replace(known, answer=answer)
 
 

@@ -61,6 +61,8 @@ class Attempt:
     """Number of the job's first attempt: the one whose plan all others work on."""
     begun: bool = False
     """The job was published for some attempt."""
+    claimed: bool = False
+    """Somebody set out to answer it before: the answer may have been accepted without our hearing of it."""
 
 
 def among(attempt: Attempt, known: Sequence[Attempt]) -> Attempt:
@@ -88,8 +90,11 @@ class Ledger(Protocol):
     async def seal_key(self, job_id: str) -> bytes | None:
         """The key of the job's first attempt that has one."""
 
+    async def claim(self, job_id: str, number: int, now: datetime) -> Attempt | None:
+        """The attempt, noting in the same step that its answer is about to be sent. None if it is not known or has no token."""
+
     async def record_answer(self, answer: CallbackAnswered) -> None:
-        """Keep what Step Functions said, with the attempt."""
+        """Keep what Step Functions said, with the attempt: the first answer, or the one that was accepted."""
 
 
 class SnapshotStore(Protocol):

@@ -76,6 +76,10 @@ class Tally(Group):
 class Callback(Group):
     cause: Annotated[Literal["json", "text"], Field(description="form of the failure's cause")] = "json"
     concurrency: Annotated[int, Field(ge=1, description="answers under way at a time")] = 32
+    per_second: Annotated[
+        float,
+        Field(gt=0, description="calls of one worker; AWS refills 500 a second (300 in smaller Regions) for the whole account"),
+    ] = 200
     backoff_seconds: Annotated[float, Field(gt=0, description="first pause after a throttled answer; doubles, with jitter")] = 0.5
     max_backoff_seconds: Annotated[float, Field(gt=0)] = 60
 

@@ -1,4 +1,5 @@
-"""Table `shards`: job id / run . shard number -> bitmaps of 8,192 tasks, so that a result rewrites at most some 2 KiB however large its job."""
+"""Table `shards`: job id / shard number, or job id / run.shard number of a later run -> bitmaps of 8,192 tasks, so that a result rewrites
+at most some 2 KiB however large its job."""
 
 from collections.abc import MutableMapping
 

@@ -87,6 +87,24 @@ async def test_ledger_keeps_the_answer(world: World, kind: str) -> None:
     found = await ledger.attempt("j", 1)
     assert found is not None
     assert (found.answer, found.token) == (answer, "token")
+    refused = answer.model_copy(update={"outcome": CallbackOutcome.DUPLICATE, "error": "TaskTimedOut"})
+    await ledger.record_answer(refused)
+    again = await ledger.attempt("j", 1)
+    assert again is not None
+    assert again.answer == answer, "what was accepted stays"
+
+
+@KINDS
+async def test_ledger_says_whether_an_answer_was_on_its_way_before(world: World, kind: str) -> None:
+    ledger = await world.ledger(kind)
+    await ledger.open_attempt("j", "token", "d", None, NOW)
+    await ledger.open_attempt("j", None, "d", None, NOW)
+    claims = await asyncio.gather(*(ledger.claim("j", 1, NOW) for _ in range(3)))
+    assert sorted(claim.claimed for claim in claims if claim) == [False, True, True]
+    assert {claim.token for claim in claims if claim} == {"token"}
+    assert await ledger.claim("j", 2, NOW) is None, "nobody waits for it"
+    assert await ledger.claim("j", 3, NOW) is None
+    assert await ledger.attempt("j", 3) is None, "a claim makes no attempt"
 
 
 @KINDS

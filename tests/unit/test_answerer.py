@@ -1,0 +1,148 @@
+"""The callback step over memory ports: DESIGN §3.2's table, and a crash at each point between claim, call and record."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import structlog
+
+from agents.callback import Answerer
+from connectors.memory import MemoryCallback, MemoryLedger, SystemClock
+from export_service.failures import CallbackDenied, CallbackInvalid, CallbackRefused, CallbackThrottled
+from export_service.messages import CallbackAnswered, CallbackOutcome, JobCompleted, JobSnapshot, JobStatus, ResultsRange
+from export_service.settings import Callback
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+TOKEN = "AAAAKgAAAAIAAAAAAAAAAebfqJhRE-canary"
+
+
+def completed(job_id: str = "j", status: JobStatus = JobStatus.COMPLETED) -> JobCompleted:
+    snapshot = JobSnapshot(job_id=job_id, attempt=1, version=3, status=status, total_tasks=1, updated_at=NOW, completed_at=NOW)
+    return JobCompleted(id=f"{job_id}:1", snapshot=snapshot, events=ResultsRange(partition=0, first=0, last=2))
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.ledger, self.callback = MemoryLedger(), MemoryCallback()
+        settings = Callback(backoff_seconds=0.001, max_backoff_seconds=0.002)
+        self.answerer = Answerer(self.callback, self.ledger, SystemClock(), settings, structlog.get_logger())
+
+    async def answer(self, *, wait: float = 5) -> CallbackAnswered | None:
+        if ("j", 1) not in self.ledger.attempts:
+            await self.ledger.open_attempt("j", TOKEN, "d", None, NOW)
+        async with asyncio.timeout(wait):
+            return await self.answerer.answer(completed(), None)
+
+    def fail(self, *errors: Exception) -> None:
+        left = list(errors)
+
+        def refuse(_: str) -> None:
+            if left:
+                raise left.pop(0)
+
+        self.callback.refuse = refuse
+
+
+async def test_an_accepted_answer_is_kept_and_a_completion_that_comes_again_sends_nothing() -> None:
+    bench = Bench()
+    said = await bench.answer()
+    assert said is not None
+    assert (said.outcome, said.call, said.tries) == (CallbackOutcome.SENT, "SendTaskSuccess", 1)
+    assert bench.ledger.attempts["j", 1].answer == said
+    assert await bench.answer() is None
+    assert len(bench.callback.answers) == 1
+
+
+async def test_throttling_is_retried_and_what_is_refused_then_may_be_ours() -> None:
+    bench = Bench()
+    bench.fail(CallbackThrottled("ThrottlingException"), CallbackThrottled("ReadTimeoutError"), CallbackRefused("TaskTimedOut"))
+    said = await bench.answer()
+    assert said is not None
+    assert (said.outcome, said.error, said.tries) == (CallbackOutcome.DUPLICATE, "TaskTimedOut", 3)
+
+
+async def test_a_token_that_nobody_waits_for_is_orphaned_with_the_guides_line_and_without_the_token() -> None:
+    bench = Bench()
+    bench.fail(CallbackRefused("TaskDoesNotExist"))
+    with structlog.testing.capture_logs() as logs:
+        said = await bench.answer()
+    assert said is not None
+    assert said.outcome is CallbackOutcome.ORPHANED
+    (line,) = logs
+    assert line["event"] == "Failed to send Step Functions callback for job j: TaskDoesNotExist"
+    assert (line["log_level"], line["error"]) == ("error", "TaskDoesNotExist")
+    assert "canary" not in str(logs)
+    assert "canary" not in said.to_bytes().decode()
+
+
+async def test_an_output_that_is_refused_becomes_one_failure_that_says_so() -> None:
+    bench = Bench()
+    bench.fail(CallbackInvalid("InvalidOutput"))
+    said = await bench.answer()
+    assert said is not None
+    assert (said.outcome, said.call) == (CallbackOutcome.SENT, "SendTaskFailure")
+    assert [answer[2] for answer in bench.callback.answers] == ["InvalidOutput"]
+
+
+async def test_while_access_is_denied_the_token_is_kept() -> None:
+    bench = Bench()
+    bench.fail(*[CallbackDenied("AccessDeniedException")] * 5)
+    said = await bench.answer()
+    assert said is not None
+    assert (said.outcome, said.tries) == (CallbackOutcome.SENT, 6)
+
+
+class Crash(BaseException):
+    """As of a process that is killed."""
+
+
+@pytest.mark.parametrize(("accepted", "outcome"), [(True, CallbackOutcome.DUPLICATE), (False, CallbackOutcome.SENT)])
+async def test_after_a_crash_between_call_and_record_the_answer_is_sent_once_and_never_an_orphan(
+    accepted: bool, outcome: CallbackOutcome
+) -> None:
+    bench = Bench()
+    taken: list[str] = []
+
+    def step_functions(then: Callable[[], Any]) -> Callable[[str], None]:
+        def call(token: str) -> None:
+            if token in taken:
+                raise CallbackRefused("TaskTimedOut")
+            if accepted:
+                taken.append(token)
+            then()
+
+        return call
+
+    def die() -> None:
+        raise Crash
+
+    bench.callback.refuse = step_functions(die)
+    with pytest.raises(Crash):
+        await bench.answer()
+    assert bench.ledger.attempts["j", 1].answer is None
+    bench.callback.refuse = step_functions(lambda: None)
+    said = await bench.answer()
+    assert said is not None
+    assert said.outcome is outcome
+
+
+async def test_a_job_that_waits_to_try_again_holds_no_other_up() -> None:
+    bench = Bench()
+    for job in ("stuck", "quick"):
+        await bench.ledger.open_attempt(job, f"token-of-{job}", "d", None, NOW)
+
+    def refuse(token: str) -> None:
+        if token == "token-of-stuck":
+            raise CallbackThrottled("ThrottlingException")
+
+    bench.callback.refuse = refuse
+    settings = Callback(concurrency=1, backoff_seconds=0.001, max_backoff_seconds=0.002)
+    answerer = Answerer(bench.callback, bench.ledger, SystemClock(), settings, structlog.get_logger())
+    stuck = asyncio.create_task(answerer.answer(completed("stuck"), None))
+    async with asyncio.timeout(5):
+        said = await answerer.answer(completed("quick"), None)
+    assert said is not None
+    assert said.outcome is CallbackOutcome.SENT
+    stuck.cancel()
