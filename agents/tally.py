@@ -14,8 +14,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from export_service import jobs as folding
+from export_service import snapshots
 from export_service.jobs import JobState, Step
-from export_service.messages import AttemptOpened, ExportRequested, JobCompleted, ResultsRange, TaskResults, job_events
+from export_service.messages import AttemptOpened, ExportRequested, JobCancelled, JobCompleted, ResultsRange, job_events
 from export_service.ports import Publisher
 from export_service.shards import ReadShard, Shard
 from streams.ack_window import Entry
@@ -46,7 +47,7 @@ def tally(
             event = job_events.validate_json(record.value or b"")
         except ValidationError as error:
             return entry.after([await dead_letters.put(record, str(error))])
-        job_id = event.job_id if isinstance(event, TaskResults) else event.job.job_id
+        job_id = folding.job_of(event)
         step = folding.fold(jobs.get(job_id), event, record.offset, record.timestamp, shard)
         state, due = step.state, _snapshot_due(step, record, snapshot_every)
         if due:
@@ -58,11 +59,14 @@ def tally(
         confirmations = await flush()
         key = job_id.encode()
         if due:
-            snapshot = folding.snapshot(job_id, state)
+            snapshot = snapshots.of(job_id, state)
             confirmations.append(await publisher.send(topics.snapshots.name, key, snapshot.to_bytes()))
         if step.reruns and isinstance(event, AttemptOpened):
             again = _rerun(event.request, state, shard)
             confirmations.append(await publisher.send(topics.requests.name, key, again.to_bytes()))
+        if step.cancels:
+            cancelled = JobCancelled(job_id=job_id, attempt=state.attempt, cause=state.cause or "")
+            confirmations.append(await publisher.send(topics.cancellations.name, key, cancelled.to_bytes()))
         if step.completes:
             completed = _completed(job_id, state, record)
             confirmations.append(await publisher.send(topics.completions.name, key, completed.to_bytes()))
@@ -90,7 +94,7 @@ def _rerun(request: ExportRequested, state: JobState, shard: ReadShard) -> Expor
 def _completed(job_id: str, state: JobState, record: Incoming) -> JobCompleted:
     return JobCompleted(
         id=f"{job_id}:{state.attempt}",
-        snapshot=folding.snapshot(job_id, state),
+        snapshot=snapshots.of(job_id, state),
         report_format=state.job.report_format if state.job else "jsonl",
         events=ResultsRange(partition=record.place.partition, first=state.first_offset, last=record.offset),
         plan=state.plan,

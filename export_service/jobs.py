@@ -19,10 +19,10 @@ from itertools import pairwise
 
 from export_service.messages import (
     AttemptOpened,
+    JobCancelled,
     JobEvent,
     JobInfo,
     JobPlanned,
-    JobSnapshot,
     JobStatus,
     Outcome,
     PlanFailed,
@@ -58,6 +58,8 @@ class JobState(Record):
     snapshot_at: Timestamp | None = None
     error: str | None = None
     cause: str | None = None
+    stopped: bool = False
+    """It ended before its tasks had."""
 
     @property
     def run(self) -> int:
@@ -92,12 +94,13 @@ class JobState(Record):
 @dataclass(frozen=True, slots=True)
 class Step:
     """What one event did: `changed` of the state, `shards` holds the changed ones only, `completes`: this event ends the attempt,
-    `reruns`: what has not succeeded is to be planned again."""
+    `cancels`: what is left of it must not be downloaded, `reruns`: what has not succeeded is to be planned again."""
 
     state: JobState
     shards: Shards = field(default_factory=dict)
     changed: bool = False
     completes: bool = False
+    cancels: bool = False
     reruns: bool = False
 
 
@@ -130,10 +133,22 @@ def fold(state: JobState | None, event: JobEvent, offset: int, at: datetime, sha
             return Step(_end(failed, JobStatus.FAILED, offset, at), changed=True, completes=True)
         case TaskResults():
             return _results(state, event, offset, at, shard)
+        case JobCancelled():
+            if event.attempt not in (None, state.attempt):
+                return Step(state)
+            status = JobStatus.CANCELLED if event.error == "ExportCancelled" else JobStatus.FAILED
+            return _stop(state, {}, status, event.error, event.cause, offset, at, shard)
+
+
+def job_of(event: JobEvent) -> str:
+    """The job's id."""
+    return event.job_id if isinstance(event, TaskResults | JobCancelled) else event.job.job_id
 
 
 def event_attempt(event: JobEvent) -> int:
-    return event.attempt if isinstance(event, TaskResults) else event.job.attempt
+    if isinstance(event, TaskResults | JobCancelled):
+        return event.attempt or 1
+    return event.job.attempt
 
 
 def _again(state: JobState, event: JobEvent, offset: int, shard: ReadShard) -> Step:
@@ -145,7 +160,11 @@ def _again(state: JobState, event: JobEvent, offset: int, shard: ReadShard) -> S
         if run[1] == offset and state.plan < run[0]:
             repaired = _kept(state, before[0], run[0], offset, shard)
     reruns = offset == state.runs[-1][1] and not state.status.terminal
-    return Step(state, repaired, completes=offset == state.completed_offset, reruns=reruns)
+    completes = offset == state.completed_offset
+    stopped = completes and state.stopped
+    if stopped:
+        repaired = _fill(state, state.run, repaired, offset, shard)
+    return Step(state, repaired, completes=completes, cancels=stopped, reruns=reruns)
 
 
 def _opened(state: JobState, event: AttemptOpened, offset: int, at: datetime, shard: ReadShard) -> Step:
@@ -161,7 +180,7 @@ def _opened(state: JobState, event: AttemptOpened, offset: int, at: datetime, sh
             return Step(moved, changed=True)
         return Step(moved.model_copy(update={"completed_offset": offset}), changed=True, completes=True)
     begun = {"job": job, "runs": (*state.runs, (job.attempt, offset, None)), "snapshot_at": None}
-    nothing = {"completed_at": None, "completed_offset": None, "error": None, "cause": None}
+    nothing = {"completed_at": None, "completed_offset": None, "error": None, "cause": None, "stopped": False}
     moved = moved.model_copy(update=begun | nothing)
     if state.total is None or state.error == "ExportPlanFailed":
         # No list of files that the outcomes so far could be matched with.
@@ -171,7 +190,8 @@ def _opened(state: JobState, event: AttemptOpened, offset: int, at: datetime, sh
     kept = {number: _visible(state, state.run, number, shard).kept() for number in range(len(state.tallies))}
     tallies = tuple(part.tally() for part in kept.values())
     moved = moved.model_copy(update={"status": JobStatus.RUNNING, "tallies": tallies})
-    return replace(_advance(moved, _kept(state, state.run, job.attempt, offset, shard), offset, at), reruns=True)
+    step = _advance(moved, _kept(state, state.run, job.attempt, offset, shard), offset, at, shard)
+    return replace(step, reruns=not step.completes)
 
 
 def _kept(state: JobState, before: int, run: int, offset: int, shard: ReadShard) -> Shards:
@@ -206,7 +226,7 @@ def _planned(state: JobState, event: JobPlanned, offset: int, at: datetime, shar
         "status": JobStatus.RUNNING,
         "tallies": tuple(tallies),
     }
-    return _advance(state.model_copy(update=planned), {}, offset, at)
+    return _advance(state.model_copy(update=planned), {}, offset, at, shard)
 
 
 def _results(state: JobState, event: TaskResults, offset: int, at: datetime, shard: ReadShard) -> Step:
@@ -223,7 +243,7 @@ def _results(state: JobState, event: TaskResults, offset: int, at: datetime, sha
             tallies[number] = known.tally()
     if not shards and tuple(tallies) == state.tallies:
         return Step(state)
-    return _advance(state.model_copy(update={"tallies": tuple(tallies)}), shards, offset, at)
+    return _advance(state.model_copy(update={"tallies": tuple(tallies)}), shards, offset, at, shard)
 
 
 def _join(state: JobState, event: TaskResults, offset: int, shard: ReadShard) -> dict[ShardKey, Shard]:
@@ -265,7 +285,40 @@ def _visible(state: JobState, run: int, number: int, shard: ReadShard) -> Shard:
     return known if state.total is None else known.within(state.total - number * SHARD_TASKS)
 
 
-def _advance(state: JobState, shards: Shards, offset: int, at: datetime) -> Step:
+def _fill(state: JobState, run: int, shards: Shards, offset: int, shard: ReadShard) -> Shards:
+    """`shards` and all others of the run with CANCELLED for each task that has no outcome."""
+    filled = dict(shards)
+    for number in range(-(-(state.total or 0) // SHARD_TASKS)):
+        before = shards.get((run, number)) or _visible(state, run, number, shard)
+        if before.offset > offset:
+            continue
+        every = (1 << min(SHARD_TASKS, (state.total or 0) - number * SHARD_TASKS)) - 1
+        if (after := before.join(0, 0, every)) != before:
+            filled[run, number] = replace(after, offset=offset)
+    return filled
+
+
+def _stop(
+    state: JobState, shards: Shards, status: JobStatus, error: str, cause: str, offset: int, at: datetime, shard: ReadShard
+) -> Step:
+    """End the job before its tasks have."""
+    shards = _fill(state, state.run, shards, offset, shard)
+    tallies = list(state.tallies)
+    for number in range(-(-(state.total or 0) // SHARD_TASKS)):
+        known = shards.get((state.run, number)) or _visible(state, state.run, number, shard)
+        tallies[number : number + 1] = [known.tally()]
+    ended = {"tallies": tuple(tallies), "error": error, "cause": cause, "stopped": True}
+    return Step(_end(state.model_copy(update=ended), status, offset, at), shards, changed=True, completes=True, cancels=True)
+
+
+def _advance(state: JobState, shards: Shards, offset: int, at: datetime, shard: ReadShard) -> Step:
+    if _hopeless(state):
+        assert state.total is not None
+        left = state.total - state.finished
+        cause = (
+            f"Job stopped after {state.failed} failed tasks, more than it tolerates; {left} of {state.total} total were cancelled"
+        )
+        return _stop(state, shards, JobStatus.COMPLETED_WITH_FAILURES, "JobCompletedWithFailures", cause, offset, at, shard)
     if state.total is None or state.finished < state.total:
         moved = state.model_copy(update={"updated_at": at, "offset": offset})
         return Step(moved, shards, changed=True)
@@ -274,6 +327,13 @@ def _advance(state: JobState, shards: Shards, offset: int, at: datetime) -> Step
         cause = f"Job completed with {state.failed} failed tasks out of {state.total} total"
         state = state.model_copy(update={"error": "JobCompletedWithFailures", "cause": cause})
     return Step(_end(state, status, offset, at), shards, changed=True, completes=True)
+
+
+def _hopeless(state: JobState) -> bool:
+    """More tasks have failed than the caller said to tolerate. Who said nothing gets all that can be had."""
+    job = state.job
+    asked = job is not None and (job.tolerated_failures > 0 or job.tolerated_failure_percentage > 0)
+    return asked and bool(state.total) and state.finished < (state.total or 0) and not _tolerated(state)
 
 
 def _tolerated(state: JobState) -> bool:
@@ -296,41 +356,3 @@ def _end(state: JobState, status: JobStatus, offset: int, at: datetime) -> JobSt
             "runs": (*state.runs[:-1], (*state.runs[-1][:2], offset)),
         }
     )
-
-
-def snapshot(job_id: str, state: JobState) -> JobSnapshot:
-    """What people and receivers see of a state."""
-    job = state.job
-    duration = None
-    if state.completed_at and job:
-        duration = max(0, round((state.completed_at - job.requested_at).total_seconds() * 1000))
-    return JobSnapshot(
-        job_id=job_id,
-        attempt=state.attempt,
-        version=state.offset + 1,
-        export_id=job.export_id if job else None,
-        user_id=job.user_id if job else None,
-        status=state.status,
-        total_tasks=state.total,
-        completed_tasks=state.succeeded,
-        failed_tasks=state.failed,
-        cancelled_tasks=state.cancelled,
-        bytes=state.bytes,
-        requested_at=job.requested_at if job else None,
-        updated_at=state.updated_at,
-        completed_at=state.completed_at,
-        duration_ms=duration,
-        destination=job.destination if job else None,
-        report_uri=report_uri(job) if job and state.completed_at and state.total is not None else None,
-        error=state.error,
-        cause=state.cause,
-        has_task_token=job.has_task_token if job else False,
-    )
-
-
-def report_name(job: JobInfo) -> str:
-    return f"_report.{job.report_format}"
-
-
-def report_uri(job: JobInfo) -> str:
-    return job.destination.rstrip("/") + "/" + report_name(job)

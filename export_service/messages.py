@@ -154,6 +154,20 @@ class AttemptOpened(Record):
         return self.request.job
 
 
+class JobCancelled(Record):
+    """`results`: end this job now. `cancellations`: download nothing more of it, as far as it was planned for `attempt` or before.
+
+    On `results`, `attempt` None ends whichever attempt there is; a number only that one, so that a token which nobody waits for any
+    more does not end a job that a newer one waits for. `error` is what Step Functions is told.
+    """
+
+    type: Literal["JobCancelled"] = "JobCancelled"
+    job_id: str
+    attempt: int | None = None
+    error: Literal["ExportCancelled", "ExportDeadlineExceeded", "JobCompletedWithFailures"] = "ExportCancelled"
+    cause: str
+
+
 class TaskResult(Record):
     """The outcome of one task. `error` is a failure class such as `HttpNotFound`, `message` one sentence without URL query."""
 
@@ -206,6 +220,8 @@ class JobSnapshot(Record):
     error: str | None = None
     cause: str | None = None
     has_task_token: bool = False
+    heartbeat_seconds: int | None = None
+    deadline_at: Timestamp | None = None
 
 
 class ResultsRange(Record):
@@ -272,6 +288,6 @@ class DeadLetter(Record):
     at: Timestamp
 
 
-JobEvent = JobPlanned | PlanFailed | TaskResults | AttemptOpened
+JobEvent = JobPlanned | PlanFailed | TaskResults | AttemptOpened | JobCancelled
 job_events: TypeAdapter[JobEvent] = TypeAdapter(Annotated[JobEvent, Field(discriminator="type")])
 """Reads one `results` record. Raises pydantic.ValidationError."""

@@ -10,6 +10,7 @@ from export_service.jobs import JobState, Step, fold
 from export_service.messages import (
     AttemptOpened,
     ExportRequested,
+    JobCancelled,
     JobEvent,
     JobInfo,
     JobPlanned,
@@ -105,18 +106,21 @@ def results(attempt: int, outcomes: dict[int, Outcome]) -> TaskResults:
 
 @st.composite
 def histories(draw: st.DrawFn) -> Events:
-    """A job that is asked for several times, at any moment, some of its plans failing, and stale outcomes in between."""
+    """A job that is asked for several times and cancelled, at any moment, some of its plans failing, and stale outcomes in between."""
     total = draw(st.integers(1, 6))
+    tolerated = draw(st.integers(0, 2))
     events: Events = []
     for attempt in range(1, draw(st.integers(2, 4)) + 1):
-        job = JOB.model_copy(update={"attempt": attempt})
+        job = JOB.model_copy(update={"attempt": attempt, "tolerated_failures": tolerated})
         plan = PlanFailed(job=job, cause="c") if draw(st.integers(0, 5)) == 0 else JobPlanned(job=job, total_tasks=total)
         of = st.dictionaries(st.integers(0, total - 1), st.sampled_from(Outcome), max_size=3)
         stale = [results(draw(st.integers(1, attempt)), draw(of)) for _ in range(draw(st.integers(0, 4)))]
         rest = [results(attempt, {i: draw(st.sampled_from(Outcome))}) for i in range(total)] if draw(st.booleans()) else []
         begun: Events = [opened(attempt, draw(st.booleans()))] if attempt > 1 else []
         events += begun
-        events += draw(st.permutations([plan, *stale, *rest]))
+        of_attempt = draw(st.sampled_from([None, attempt, 1]))
+        cancelled = [JobCancelled(job_id="j", attempt=of_attempt, cause="c")] if draw(st.integers(0, 3)) == 0 else []
+        events += draw(st.permutations([plan, *stale, *rest, *cancelled]))
     return events
 
 
@@ -179,6 +183,56 @@ def test_a_job_whose_plan_failed_is_planned_anew_and_old_outcomes_do_not_count()
     assert (tables.state.status, tables.state.finished, tables.state.first_offset) == (JobStatus.RUNNING, 0, 2)
     tables.apply(results(2, {0: Outcome.SUCCEEDED}), 5)
     assert tables.state.status is JobStatus.COMPLETED
+
+
+def test_a_job_that_is_cancelled_counts_what_is_left_and_stays_cancelled() -> None:
+    cancel = JobCancelled(job_id="j", cause="by hand")
+    total = SHARD_TASKS + 3
+    tables = run([JobPlanned(job=JOB, total_tasks=total), results(1, {0: Outcome.SUCCEEDED, 1: Outcome.FAILED}), cancel])
+    state = tables.state
+    assert state is not None
+    assert (state.status, state.error, state.cause) == (JobStatus.CANCELLED, "ExportCancelled", "by hand")
+    assert (state.succeeded, state.failed, state.cancelled, tables.completions) == (1, 1, total - 2, [2])
+    assert not tables.apply(results(1, {5: Outcome.SUCCEEDED}), 3).changed
+    assert not tables.apply(cancel, 4).changed
+
+
+def test_a_token_that_nobody_waits_for_does_not_end_a_job_that_a_newer_one_waits_for() -> None:
+    dead = JobCancelled(job_id="j", attempt=1, cause="TaskTimedOut")
+    tables = run([JobPlanned(job=JOB, total_tasks=2), opened(2), dead])
+    assert tables.state is not None
+    assert tables.state.status is JobStatus.RUNNING
+    assert tables.apply(dead.model_copy(update={"attempt": 2}), 3).cancels
+
+
+def test_a_deadline_is_a_failure_that_may_be_tried_again_from_where_it_was() -> None:
+    late = JobCancelled(job_id="j", error="ExportDeadlineExceeded", cause="not done in 5 s")
+    tables = run([JobPlanned(job=JOB, total_tasks=3), results(1, {1: Outcome.SUCCEEDED}), late])
+    assert tables.state is not None
+    assert (tables.state.status, tables.state.cancelled) == (JobStatus.FAILED, 2)
+    step = tables.apply(opened(2), 3)
+    assert (step.reruns, step.state.succeeded, step.state.cancelled) == (True, 1, 0)
+
+
+@given(st.data())
+def test_a_job_stops_when_more_has_failed_than_it_tolerates_and_not_before(data: st.DataObject) -> None:
+    total, tolerated = data.draw(st.integers(1, 30)), data.draw(st.integers(0, 5))
+    job = JOB.model_copy(update={"tolerated_failures": tolerated})
+    outcomes = [data.draw(st.sampled_from([Outcome.SUCCEEDED, Outcome.FAILED])) for _ in range(total)]
+    failed = outcomes.count(Outcome.FAILED)
+    tables = run([JobPlanned(job=job, total_tasks=total), *(results(1, {i: o}) for i, o in enumerate(outcomes))])
+    state = tables.state
+    assert state is not None
+    assert len(tables.completions) == 1
+    if failed <= tolerated:
+        assert (state.status, state.failed, state.cancelled) == (JobStatus.COMPLETED, failed, 0)
+    elif tolerated == 0:
+        assert (state.status, state.failed, state.cancelled) == (JobStatus.COMPLETED_WITH_FAILURES, failed, 0), (
+            "nobody asked to stop"
+        )
+    else:
+        assert (state.status, state.failed) == (JobStatus.COMPLETED_WITH_FAILURES, tolerated + 1)
+        assert state.finished == total
 
 
 @given(jobs(), st.data())
