@@ -192,7 +192,16 @@ def _connector(parts: Parts, fatal: Fatal) -> StartStop:
 
 def _plan(parts: Parts, fatal: Fatal) -> StartStop:
     role = FaustRole(parts.settings, "plan", fatal)
-    planner = Planner(parts.sources, parts.table, parts.publisher, parts.topics, parts.settings.plan.max_files, parts.log)
+    settings = parts.settings
+    planner = Planner(
+        parts.sources,
+        parts.table,
+        parts.publisher,
+        parts.topics,
+        settings.plan.max_files,
+        parts.log,
+        settings.download.allowed_urls,
+    )
     role.consume(parts.topics.requests, plan(planner, parts.dead_letters), concurrency=8)
     return role.start, role.stop
 

@@ -44,7 +44,7 @@ class Bench:
 
 @pytest.fixture(params=[False, True], ids=["task", "quick lane"])
 async def bench(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    settings = Download(attempts=3, stall_seconds=0.3, timeout_seconds=5, max_bytes=1_000_000)
+    settings = Download(attempts=3, stall_seconds=0.3, timeout_seconds=5, max_bytes=1_000_000, allowed_networks="127.0.0.1")
     async with serving(tmp_path, settings, quick=request.param) as made:
         yield made
 
