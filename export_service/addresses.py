@@ -16,6 +16,7 @@ _NOT_PUBLIC: tuple[Network, ...] = (
     IPv6Network("64:ff9b:1::/48"),  # NAT64 of a site's own
     IPv6Network("3fff::/20"),  # documentation
     IPv6Network("fec0::/10"),  # site-local, of old
+    IPv4Network("192.0.0.0/24"),  # protocol assignments; Oracle's metadata service
     IPv4Network("192.88.99.0/24"),  # relays of 6to4
     # Azure's platform service, for the machine itself. It looks public.
     IPv4Network("168.63.129.16/32"),

@@ -24,8 +24,7 @@ def parse_prefixes(text: str) -> tuple[str, ...]:
                 if re.search(r"[?#]", prefix) or _has_dots(urlsplit(prefix).path):
                     raise ValueError("has a '?', a '#' or a '.' or '..' part; give scheme://host/path/")
         except ValueError as error:
-            # A password must not be quoted.
-            mistakes.append(f"{prefix.rpartition('@')[2]!r} {error}")
+            mistakes.append(f"{prefix!r} {error}")
     if mistakes:
         raise ValueError("; ".join(mistakes))
     return found

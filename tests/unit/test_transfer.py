@@ -25,8 +25,8 @@ BODY = b"some content\n" * 1000
 
 
 class Bench:
-    def __init__(self, base: str, lanes: QuickLane, folder: Path) -> None:
-        self.base, self.lanes, self.folder = base, lanes, folder
+    def __init__(self, base: str, lanes: QuickLane, folder: Path, runner: web.AppRunner) -> None:
+        self.base, self.lanes, self.folder, self.runner = base, lanes, folder, runner
         self.slept: list[float] = []
         self.seen: list[str] = []
         self.answers: list[Any] = []
@@ -79,7 +79,7 @@ async def serving(folder: Path, settings: Download, *, quick: bool = False) -> A
                 place._pace.quick = quick
                 tasks = TransferTasks(Transfers(sources, destinations, limits, sleep=sleep), errors.append)
                 lanes = QuickLane(tasks, http, destinations, limits)
-                made = Bench(f"http://127.0.0.1:{port}", lanes, folder)
+                made = Bench(f"http://127.0.0.1:{port}", lanes, folder, runner)
                 yield made
                 await lanes.stop()
                 assert not errors
