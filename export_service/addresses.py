@@ -49,7 +49,7 @@ def may_connect(address: str, allowed: Sequence[Network] = ()) -> bool:
 def _is_public(address: _Address) -> bool:
     if any(address in network for network in _NOT_PUBLIC):
         return False
-    return address.is_global and not (address.is_multicast or address.is_unspecified or address.is_reserved)
+    return address.is_global and not (address.is_multicast or address.is_reserved)
 
 
 def _meant(address: _Address) -> Iterator[_Address]:

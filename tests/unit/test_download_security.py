@@ -134,21 +134,20 @@ async def test_a_redirect_stays_below_the_allowed_urls(tmp_path: Path, quick: bo
 
 
 async def test_a_redirect_gets_nothing_that_belongs_to_another_host(open_bench: Bench) -> None:
-    bench, headers = open_bench, []
+    bench, sent = open_bench, []
 
     async def seen(request: web.Request) -> web.Response:
-        headers.append({name.title() for name in request.headers})
-        assert request.headers["Accept-Encoding"] == "identity"
+        sent.append({name: value for name, value in request.headers.items() if name not in ("Host", "User-Agent")})
         return web.Response(body=BODY)
 
     first = redirect("http://localhost:" + bench.base.rpartition(":")[2])
-    first.set_cookie("session", "secret", domain="localhost")
+    first.set_cookie("session", "secret")
     bench.answers = [first, seen]
     assert (await bench.get()).outcome is Outcome.SUCCEEDED
     # libcurl leaves user and password out of a redirect's target.
     bench.answers = [redirect(bench.base.replace("//", "//user:hunter2@") + "/x"), seen]
     assert (await bench.get()).outcome is Outcome.SUCCEEDED
-    assert headers == [{"Host", "User-Agent", "Accept", "Accept-Encoding"}] * 2, "no Cookie, Authorization or Referer"
+    assert sent == [{"Accept": "*/*", "Accept-Encoding": "identity"}] * 2, "no Cookie, Authorization or Referer"
 
 
 def test_https_does_not_redirect_to_http() -> None:
@@ -176,7 +175,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     [
         (CHUNKED, b"2000\r\n" + b"x" * 0x2000 + b"\r\n", "TooLarge"),
         (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"x" * 8192, "TooLarge"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 9000000000\r\n\r\n", b"x" * 8192, "TooLarge"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9000000000\r\n\r\n" + b"x" * 270_000, b"", "TooLarge"),
         (b"HTTP/1.1 200 OK\r\n", b"X-Flood: " + b"x" * 1000 + b"\r\n", "IncompleteRead"),
         (b"HTTP/1.1 200 OK\r\nX-Flood: ", b"x" * 1000, "HttpProtocolError"),
         (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100, "IncompleteRead"),
