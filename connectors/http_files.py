@@ -107,9 +107,7 @@ class Opening:
             url = _next_hop(url, target, shown, self._allowed_urls)
             shown = without_query(url)
             self.close()
-        raise TransferError(
-            "TooManyRedirects", f"{without_query(self._url)} redirects more than {_MAX_REDIRECTS} times", retryable=False
-        )
+        raise TransferError("TooManyRedirects", f"{shown} comes after more than {_MAX_REDIRECTS} redirects", retryable=False)
 
 
 @asynccontextmanager

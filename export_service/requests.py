@@ -302,10 +302,8 @@ def _url(where: str, url: str, schemes: tuple[str, ...], reject: Reject) -> str:
 
 def _source(where: str, url: str, policy: Policy, reject: Reject) -> None:
     if policy.sources and not is_below(url, policy.sources):
-        allowed = ", ".join(policy.sources)
-        raise reject(
-            f"{where}: {_shown(without_query(url))} is not below an allowed one ({allowed}); see EXPORT_DOWNLOAD_ALLOWED_URLS"
-        )
+        shown, allowed = _shown(without_query(url)), ", ".join(policy.sources)
+        raise reject(f"{where}: {shown} is not below an allowed one ({allowed}); see EXPORT_DOWNLOAD_ALLOWED_URLS")
 
 
 def _place(where: str, uri: str, schemes: tuple[str, ...], reject: Reject) -> None:
