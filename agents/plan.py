@@ -8,7 +8,7 @@ only what has not succeeded, if the list is still the same.
 import asyncio
 import base64
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,6 +19,7 @@ from export_service.batching import MAX_BATCH_BYTES, batch_limit
 from export_service.failures import PlanError, TransferError
 from export_service.messages import ExportRequested, FileSpec, JobPlanned, PlanFailed, Record, Task, TaskBatch
 from export_service.ports import FileSource, Ledger, Publisher
+from export_service.prefixes import is_below
 from export_service.sealing import seal, unseal, without_query
 from export_service.shards import SHARD_TASKS
 from streams.ack_window import Entry
@@ -33,9 +34,20 @@ _READS = 4
 
 
 class Planner:
-    def __init__(self, sources: FileSource, ledger: Ledger, publisher: Publisher, topics: Topics, max_files: int, log: Any) -> None:
+    """`allowed_urls`: prefixes that the files of a manifest may have; none: any."""
+
+    def __init__(
+        self,
+        sources: FileSource,
+        ledger: Ledger,
+        publisher: Publisher,
+        topics: Topics,
+        max_files: int,
+        log: Any,
+        allowed_urls: Sequence[str] = (),
+    ) -> None:
         self._sources, self._ledger, self._publisher = sources, ledger, publisher
-        self._topics, self._max_files, self._log = topics, max_files, log
+        self._topics, self._max_files, self._log, self._allowed_urls = topics, max_files, log, allowed_urls
 
     async def plan(self, request: ExportRequested) -> list["asyncio.Future[Any]"]:
         """Hand out all tasks, then say how many there are. The futures confirm the last record; all others are confirmed."""
@@ -133,6 +145,8 @@ class Planner:
                         names.check_url(entry.url)
                     except ValueError as error:
                         raise PlanError(f"{where}: url: {error}") from None
+                    if self._allowed_urls and not is_below(entry.url, self._allowed_urls):
+                        raise PlanError(f"{where}: url: is not below one of EXPORT_DOWNLOAD_ALLOWED_URLS")
                     if key is None and without_query(entry.url) != entry.url:
                         raise PlanError(f"{where}: url has a query, and the job has no key in the ledger to keep it secret")
                     bare, query = seal(entry.url, key) if key else (entry.url, None)

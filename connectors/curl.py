@@ -8,6 +8,7 @@ import asyncio
 import os
 import re
 import selectors
+import socket
 import ssl
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +19,7 @@ import certifi
 import pycurl
 
 from export_service import __version__
+from export_service.addresses import may_connect
 from export_service.settings import Download
 
 _FULL = 256 * 1024
@@ -27,20 +29,24 @@ _SAFE = "".join(map(chr, range(0x21, 0x7F)))
 
 
 class CurlError(Exception):
-    """`code` is one of `pycurl.E_*`, `errno` the system's reason or 0. libcurl's own text may quote the URL, so it is not kept."""
+    """`code` is one of `pycurl.E_*`, `errno` the system's reason or 0. libcurl's own text may quote the URL, so it is not kept.
 
-    def __init__(self, code: int, errno: int) -> None:
+    `refused` is the address that may not be connected to, if there was no other.
+    """
+
+    def __init__(self, code: int, errno: int, refused: str | None = None) -> None:
         super().__init__(f"libcurl error {code}")
-        self.code, self.errno = code, errno
+        self.code, self.errno, self.refused = code, errno, refused
 
 
 class Response:
     """One GET under way, or ended. After `release` it is used for another URL."""
 
     def __init__(self, curl: "Curl", settings: Download) -> None:
-        self._curl = curl
+        self._curl, self._allowed = curl, settings.allowed_networks
         self.handle = _handle(settings)
         self.handle.setopt(pycurl.WRITEFUNCTION, self._received)
+        self.handle.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
 
     def begin(self, url: str, seconds: float) -> None:
         if not _PRINTABLE.fullmatch(url):
@@ -51,6 +57,8 @@ class Response:
         self._body: list[bytes] = []
         self._waiting, self._paused, self.ended = 0, False, False
         self._failure: CurlError | None = None
+        self._refused: str | None = None
+        self._connecting = False
         self.on_filled: Callable[[], None] | None = None
         """Called once, from the loop, when `filled` would return; set it right after the start."""
 
@@ -106,9 +114,31 @@ class Response:
             on_filled, self.on_filled = self.on_filled, None
             on_filled()
 
-    def end(self, failure: CurlError | None) -> None:
-        self.ended, self._failure = True, failure
+    def end(self, code: int) -> None:
+        """`code` is `pycurl.E_*`."""
+        self.ended = True
+        if code != pycurl.E_OK:
+            refused = None if self._connecting else self._refused
+            self._failure = CurlError(code, self.handle.getinfo(pycurl.OS_ERRNO), refused)
         self.filled_up()
+
+    def _open_socket(self, _purpose: int, address: Any) -> socket.socket | int:
+        """Asked by libcurl with (family, type, protocol, sockaddr) of the very address that it is about to connect to.
+
+        So it does not matter how a URL writes an address, what DNS says the second time, or where a redirect leads. A connection
+        that is used again was judged when it was opened; libcurl uses it for the same host and port only.
+        """
+        family, kind, protocol, where = address
+        if family not in (socket.AF_INET, socket.AF_INET6) or not may_connect(where[0], self._allowed):
+            self._refused = str(where[0])
+            return pycurl.SOCKET_BAD
+        self._connecting = True
+        try:
+            opened = socket.socket(family, kind, protocol)
+        except OSError:  # no descriptor left, no IPv6
+            return pycurl.SOCKET_BAD
+        self._curl.soon(opened.close)  # pycurl gives libcurl a duplicate
+        return opened
 
     def _received(self, data: bytes) -> int | None:
         if self._waiting >= _FULL:
@@ -209,14 +239,14 @@ class Curl:
         while left:
             left, done, failed = self._multi.info_read()
             for handle in done:
-                self._end(handle, None)
+                self._end(handle, pycurl.E_OK)
             for handle, code, _ in failed:
-                self._end(handle, CurlError(code, handle.getinfo(pycurl.OS_ERRNO)))
+                self._end(handle, code)
 
-    def _end(self, handle: pycurl.Curl, failure: CurlError | None) -> None:
+    def _end(self, handle: pycurl.Curl, code: int) -> None:
         response = self._running.pop(handle)
         self._multi.remove_handle(handle)
-        response.end(failure)
+        response.end(code)
 
 
 def _wake(waiter: "asyncio.Future[None]") -> None:

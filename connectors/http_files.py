@@ -1,7 +1,7 @@
 """Files over http and https: bytes exactly as the server has them, redirects followed by hand."""
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from urllib.parse import urlsplit
@@ -10,6 +10,8 @@ import pycurl
 
 from connectors.curl import Curl, CurlError, Response
 from export_service.failures import PlanError, TransferError
+from export_service.names import check_url
+from export_service.prefixes import is_below
 from export_service.sealing import without_query
 from export_service.settings import Download as DownloadSettings
 
@@ -51,11 +53,11 @@ class HttpDownload:
 class HttpFiles:
     """The FileSource port for http and https. Use `open_http`."""
 
-    def __init__(self, curl: Curl) -> None:
-        self._curl = curl
+    def __init__(self, curl: Curl, allowed_urls: Sequence[str] = ()) -> None:
+        self._curl, self._allowed_urls = curl, allowed_urls
 
     def open(self, url: str) -> "Opening":
-        return Opening(self._curl, url)
+        return Opening(self._curl, url, self._allowed_urls)
 
     def list(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
         raise PlanError(f"prefix {without_query(prefix)!r}: only s3:// has listings; name the files in a manifest instead")
@@ -64,8 +66,8 @@ class HttpFiles:
 class Opening:
     """`async with` a GET. A class, because a generator costs more than the rest of it, and this is done for every file."""
 
-    def __init__(self, curl: Curl, url: str) -> None:
-        self._curl, self._url = curl, url
+    def __init__(self, curl: Curl, url: str, allowed_urls: Sequence[str]) -> None:
+        self._curl, self._url, self._allowed_urls = curl, url, allowed_urls
         self._response: Response | None = None
 
     def begin(self, seconds: float, ready: Callable[[Response], None]) -> None:
@@ -102,22 +104,31 @@ class Opening:
                 return HttpDownload(response, shown)
             if status not in _REDIRECTS or not (target := response.location):
                 raise _status_failure(response, status, shown)
-            url = _next_hop(url, target, shown)
+            url = _next_hop(url, target, shown, self._allowed_urls)
+            shown = without_query(url)
             self.close()
-        raise TransferError("TooManyRedirects", f"{shown} redirects more than {_MAX_REDIRECTS} times", retryable=False)
+        raise TransferError("TooManyRedirects", f"{shown} comes after more than {_MAX_REDIRECTS} redirects", retryable=False)
 
 
 @asynccontextmanager
 async def open_http(settings: DownloadSettings) -> AsyncIterator[HttpFiles]:
     """Transfers that keep `settings.concurrency` connections."""
     async with Curl(settings) as curl:
-        yield HttpFiles(curl)
+        yield HttpFiles(curl, settings.allowed_urls)
 
 
-def _next_hop(url: str, target: str, shown: str) -> str:
+def _next_hop(url: str, target: str, shown: str, allowed_urls: Sequence[str]) -> str:
+    """The target, which must be what a request might have named. Its address is judged when it is connected to."""
     before, after = urlsplit(url).scheme, urlsplit(target).scheme
-    if after not in ("http", "https") or (before == "https" and after == "http"):
-        raise TransferError("RedirectRefused", f"{shown} redirects from {before} to {after}", retryable=False)
+    if before == "https" and after == "http":
+        raise TransferError("RedirectRefused", f"{shown} redirects from https to http", retryable=False)
+    try:
+        check_url(target, ("http", "https"))
+    except ValueError as error:
+        raise TransferError("RedirectRefused", f"{shown} redirects to a URL that {error}", retryable=False) from None
+    if allowed_urls and not is_below(target, allowed_urls):
+        text = f"{shown} redirects to {without_query(target)}, which is not below one of EXPORT_DOWNLOAD_ALLOWED_URLS"
+        raise TransferError("RedirectRefused", text, retryable=False)
     return target
 
 
@@ -140,6 +151,9 @@ def _phrase(status: int) -> str:
 
 def failure_of(error: CurlError, shown: str) -> TransferError:
     """What went wrong, in one sentence."""
+    if error.refused is not None:
+        text = f"{shown} leads to {error.refused}, no public address and not in EXPORT_DOWNLOAD_ALLOWED_NETWORKS"
+        return TransferError("AddressRefused", text, retryable=False)
     reason = os.strerror(error.errno) if error.errno else f"libcurl error {error.code}"
     match error.code:
         case code if code in _BAD_URL:
@@ -149,7 +163,7 @@ def failure_of(error: CurlError, shown: str) -> TransferError:
         case pycurl.E_COULDNT_CONNECT:
             return TransferError("ConnectionFailed", f"no connection for {shown}: {reason}", retryable=True)
         case pycurl.E_OPERATION_TIMEDOUT:
-            return TransferError("Timeout", f"{shown} did not send anything in time", retryable=True)
+            return TransferError("Timeout", f"{shown} was silent for too long, or not done in time", retryable=True)
         case code if code in _TLS:
             return TransferError("TlsError", f"no TLS connection for {shown}: {reason}", retryable=False)
         case code if code in _BROKEN_OFF:

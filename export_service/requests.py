@@ -21,6 +21,7 @@ from export_service.failures import RequestRejected
 from export_service.manifests import Entry
 from export_service.messages import ExportRequested, FileSpec, JobInfo, ManifestRef
 from export_service.ports import Attempt
+from export_service.prefixes import is_below
 from export_service.redaction import HIDDEN, names_token, value_without_secrets, without_secrets
 from export_service.sealing import seal, without_query
 from export_service.settings import Settings
@@ -95,10 +96,12 @@ class Policy:
     catalog: str | None
     destination: str
     destinations: tuple[str, ...]
+    sources: tuple[str, ...] = ()
+    """Prefixes that a message's own URLs may have; none: any. The catalog is the operator's, and goes without."""
 
     @classmethod
     def of(cls, settings: Settings) -> "Policy":
-        return cls(settings.catalog, settings.destination, settings.destinations)
+        return cls(settings.catalog, settings.destination, settings.destinations, settings.download.allowed_urls)
 
     def allows(self, destination: str) -> bool:
         """Whether a message may name this folder (ending in '/'): one below an allowed prefix, or below the default's own root."""
@@ -200,8 +203,9 @@ def parse(body: str, policy: Policy) -> Parsed:
     manifest_url = _manifest(message, policy, bool(given), reject)
     if message.prefix is not None:
         _place("prefix", message.prefix, ("s3",), reject)
+        _source("prefix", message.prefix, policy, reject)
     destination = _destination(message, policy, reject)
-    files = _files(message.files, reject) if message.files is not None else None
+    files = _files(message.files, policy, reject) if message.files is not None else None
     canonical["jobId"] = str(message.job_id)
     digest = hashlib.sha256(json.dumps(canonical, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     return Parsed(message, digest, destination, manifest_url, files)
@@ -296,6 +300,12 @@ def _url(where: str, url: str, schemes: tuple[str, ...], reject: Reject) -> str:
         raise reject(f"{where}: {_shown(without_secrets(shown))} {error}") from None
 
 
+def _source(where: str, url: str, policy: Policy, reject: Reject) -> None:
+    if policy.sources and not is_below(url, policy.sources):
+        shown, allowed = _shown(without_query(url)), ", ".join(policy.sources)
+        raise reject(f"{where}: {shown} is not below an allowed one ({allowed}); see EXPORT_DOWNLOAD_ALLOWED_URLS")
+
+
 def _place(where: str, uri: str, schemes: tuple[str, ...], reject: Reject) -> None:
     """A folder or prefix: a URL whose path stays where it is."""
     _url(where, uri, schemes, reject)
@@ -309,7 +319,10 @@ def _place(where: str, uri: str, schemes: tuple[str, ...], reject: Reject) -> No
 
 def _manifest(message: ExportMessage, policy: Policy, named: bool, reject: Reject) -> tuple[str, Literal["jsonl", "csv"]] | None:
     if message.manifest is not None:
-        return _url("manifest.url", message.manifest.url, (*names.SCHEMES, "file"), reject), message.manifest.format
+        url = _url("manifest.url", message.manifest.url, (*names.SCHEMES, "file"), reject)
+        if urlsplit(url).scheme != "file":  # EXPORT_PLAN_FILE_ROOT says which of these may be read
+            _source("manifest.url", url, policy, reject)
+        return url, message.manifest.format
     if named:
         return None
     if policy.catalog is None:
@@ -340,11 +353,12 @@ def _fill(template: str, message: ExportMessage, reject: Reject) -> str:
     return filled
 
 
-def _files(entries: tuple[FileBody, ...], reject: Reject) -> tuple[tuple[FileBody, str], ...]:
+def _files(entries: tuple[FileBody, ...], policy: Policy, reject: Reject) -> tuple[tuple[FileBody, str], ...]:
     named: list[tuple[FileBody, str]] = []
     seen: dict[str, int] = {}
     for number, entry in enumerate(entries):
         _url(f"files[{number}].url", entry.url, names.SCHEMES, reject)
+        _source(f"files[{number}].url", entry.url, policy, reject)
         try:
             name = names.check_name(entry.name if entry.name is not None else names.derive_name(entry.url))
         except ValueError as error:

@@ -6,12 +6,14 @@ A secret may be given as a file: `EXPORT_KAFKA_SASL_PASSWORD_FILE=/run/secrets/k
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from export_service.addresses import Network, parse_networks
 from export_service.failures import SettingsError
+from export_service.prefixes import parse_prefixes
 
 ROLES = ("connector", "plan", "download", "tally", "callback", "snapshot")
 Role = Literal["connector", "plan", "download", "tally", "callback", "snapshot"]
@@ -65,7 +67,25 @@ class Download(Group):
     stall_seconds: Annotated[float, Field(gt=0, description="without a byte: the try is given up")] = 30
     connect_seconds: Annotated[float, Field(gt=0)] = 10
     max_bytes: Annotated[int, Field(gt=0, description="of one file")] = 5 * 1024**4
+    allowed_networks: Annotated[
+        Annotated[tuple[Network, ...], NoDecode],
+        Field(description="CIDRs that http(s) files may come from besides public addresses, comma separated"),
+    ] = ()
+    allowed_urls: Annotated[
+        Annotated[tuple[str, ...], NoDecode],
+        Field(description="URL prefixes that files and manifests may come from, comma separated; unset: any"),
+    ] = ()
     publish_seconds: Annotated[float, Field(gt=0, description="outcomes wait at most this long to be published")] = 0.5
+
+    @field_validator("allowed_networks", mode="before")
+    @classmethod
+    def _networks(cls, value: Any) -> Any:
+        return parse_networks(value) if isinstance(value, str) else value
+
+    @field_validator("allowed_urls", mode="before")
+    @classmethod
+    def _urls(cls, value: Any) -> Any:
+        return parse_prefixes(value) if isinstance(value, str) else value
 
 
 class Tally(Group):

@@ -193,7 +193,8 @@ def _connector(parts: Parts, fatal: Fatal) -> StartStop:
 
 def _plan(parts: Parts, fatal: Fatal) -> StartStop:
     role = FaustRole(parts.settings, "plan", fatal)
-    planner = Planner(parts.sources, parts.table, parts.publisher, parts.topics, parts.settings.plan.max_files, parts.log)
+    max_files, allowed_urls = parts.settings.plan.max_files, parts.settings.download.allowed_urls
+    planner = Planner(parts.sources, parts.table, parts.publisher, parts.topics, max_files, parts.log, allowed_urls)
     role.consume(parts.topics.requests, plan(planner, parts.dead_letters), concurrency=8)
     return role.start, role.stop
 

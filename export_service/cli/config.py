@@ -34,5 +34,5 @@ def walk(model: BaseModel, prefix: str = "EXPORT_") -> Iterator[tuple[str, Any, 
         elif isinstance(value, BaseModel):
             yield from walk(value, f"{prefix}{name.upper()}_")
         else:
-            shown = "(set)" if isinstance(value, SecretStr) else ",".join(value) if isinstance(value, tuple) else value
+            shown = "(set)" if isinstance(value, SecretStr) else ",".join(map(str, value)) if isinstance(value, tuple) else value
             yield prefix + name.upper(), str(shown) if shown is not None else None, field.description

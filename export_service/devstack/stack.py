@@ -111,6 +111,8 @@ def environment(folder: Path, kafka_port: int, endpoint: str, provisioned: aws.P
         "EXPORT_TABLE_NAME": aws.TABLE,
         "EXPORT_CATALOG": f"s3://{aws.BUCKET}/{{exportId}}/manifest.jsonl",
         "EXPORT_DESTINATION": f"{(folder / 'files').as_uri()}/{{jobId}}/",
+        # The demo's files are served on this machine.
+        "EXPORT_DOWNLOAD_ALLOWED_NETWORKS": "127.0.0.0/8,::1/128",
         "EXPORT_WORKER_STATE_DIR": str(folder / "worker"),
         "EXPORT_STATE_MACHINE_ARN": provisioned.state_machine_arn,
         "AWS_ENDPOINT": endpoint,

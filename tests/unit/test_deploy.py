@@ -182,7 +182,7 @@ def test_the_images_that_compose_builds_are_targets_of_the_dockerfile() -> None:
     assert "pip" not in last
 
 
-@pytest.mark.parametrize("page", ["docs/guide.md", "docs/architecture.md", "deploy/README.md"])
+@pytest.mark.parametrize("page", ["docs/guide.md", "docs/architecture.md", "docs/security.md", "deploy/README.md"])
 def test_a_page_names_settings_and_pages_that_exist(page: str) -> None:
     text = (ROOT / page).read_text()
     known = variables(Settings, "EXPORT_") | {"EXPORT_KAFKA_SASL_PASSWORD_FILE"}

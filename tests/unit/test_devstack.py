@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from export_service.addresses import may_connect, parse_networks
 from export_service.devstack import jars, kafka, processes, stack
+from export_service.devstack.aws import Provisioned
 from export_service.devstack.processes import DevstackError
 
 
@@ -88,6 +90,12 @@ def test_a_reused_pid_is_not_ours(tmp_path: Path) -> None:
 
 def test_environment_lines_survive_a_shell() -> None:
     assert stack.exports({"A": "s3://b/{exportId}/x y"}) == "export A='s3://b/{exportId}/x y'\n"
+
+
+def test_the_environment_of_the_stack_lets_its_own_files_be_fetched(tmp_path: Path) -> None:
+    env = stack.environment(tmp_path, 1, "http://127.0.0.1:2", Provisioned("queue", "arn"))
+    allowed = parse_networks(env["EXPORT_DOWNLOAD_ALLOWED_NETWORKS"])
+    assert [may_connect(host, allowed) for host in ("127.0.0.1", "::1", "10.0.0.1")] == [True, True, False]
 
 
 def test_a_stack_file_of_a_dead_stack_is_not_up(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Settings: standard names, a sentence per mistake, secrets from files."""
 
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
 from export_service.cli.config import walk
 from export_service.failures import SettingsError
+from export_service.requests import Policy
 from export_service.settings import Settings, load
 
 
@@ -53,6 +55,27 @@ def test_sasl_without_credentials_says_what_to_set(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("EXPORT_KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT")
     with pytest.raises(SettingsError, match="set KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"):
         load()
+
+
+def test_where_files_may_come_from_is_checked_at_start_and_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPORT_DOWNLOAD_ALLOWED_NETWORKS", "127.0.0.0/8,::1/128")
+    monkeypatch.setenv("EXPORT_DOWNLOAD_ALLOWED_URLS", "https://files.example.com/,s3://bucket")
+    settings = load()
+    assert settings.download.allowed_networks == (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+    assert settings.download.allowed_urls == Policy.of(settings).sources == ("https://files.example.com/", "s3://bucket")
+    shown = {name: value for name, value, _ in walk(settings)}
+    assert shown["EXPORT_DOWNLOAD_ALLOWED_NETWORKS"] == "127.0.0.0/8,::1/128"
+    monkeypatch.setenv("EXPORT_DOWNLOAD_ALLOWED_NETWORKS", "10.0.0.1/8")
+    monkeypatch.setenv("EXPORT_DOWNLOAD_ALLOWED_URLS", "files.example.com")
+    with pytest.raises(SettingsError) as caught:
+        load()
+    networks, urls = str(caught.value).splitlines()
+    assert networks.startswith("EXPORT_DOWNLOAD_ALLOWED_NETWORKS='10.0.0.1/8': 10.0.0.1/8 has host bits set; write networks as")
+    assert urls.startswith("EXPORT_DOWNLOAD_ALLOWED_URLS='files.example.com': 'files.example.com' has the scheme ''; known are")
+
+
+def test_nothing_but_public_addresses_by_default() -> None:
+    assert Settings().download.allowed_networks == ()
 
 
 def test_every_setting_is_listed_once() -> None:

@@ -25,8 +25,8 @@ BODY = b"some content\n" * 1000
 
 
 class Bench:
-    def __init__(self, base: str, lanes: QuickLane, folder: Path) -> None:
-        self.base, self.lanes, self.folder = base, lanes, folder
+    def __init__(self, base: str, lanes: QuickLane, folder: Path, runner: web.AppRunner) -> None:
+        self.base, self.lanes, self.folder, self.runner = base, lanes, folder, runner
         self.slept: list[float] = []
         self.seen: list[str] = []
         self.answers: list[Any] = []
@@ -44,7 +44,7 @@ class Bench:
 
 @pytest.fixture(params=[False, True], ids=["task", "quick lane"])
 async def bench(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    settings = Download(attempts=3, stall_seconds=0.3, timeout_seconds=5, max_bytes=1_000_000)
+    settings = Download(attempts=3, stall_seconds=0.3, timeout_seconds=5, max_bytes=1_000_000, allowed_networks="127.0.0.1")
     async with serving(tmp_path, settings, quick=request.param) as made:
         yield made
 
@@ -79,7 +79,7 @@ async def serving(folder: Path, settings: Download, *, quick: bool = False) -> A
                 place._pace.quick = quick
                 tasks = TransferTasks(Transfers(sources, destinations, limits, sleep=sleep), errors.append)
                 lanes = QuickLane(tasks, http, destinations, limits)
-                made = Bench(f"http://127.0.0.1:{port}", lanes, folder)
+                made = Bench(f"http://127.0.0.1:{port}", lanes, folder, runner)
                 yield made
                 await lanes.stop()
                 assert not errors
