@@ -17,7 +17,7 @@ from export_service.backoff import until_available
 from export_service.messages import Outcome, Task, TaskBatch, TaskResult, TaskResults
 from export_service.ports import Ledger, Publisher
 from export_service.sealing import unseal
-from export_service.transfer import Done, result
+from export_service.transfer import Done, Stop, result
 from streams.ack_window import Entry
 from streams.dead_letters import DeadLetters
 from streams.steps import Incoming, end_with
@@ -27,7 +27,7 @@ from streams.topics import Topics
 class Transferring(Protocol):
     """Runs transfers, as many as are started."""
 
-    def start(self, destination: str, task: Task, url: str, done: Done) -> None:
+    def start(self, destination: str, task: Task, url: str, done: Done) -> Stop:
         """Begin a transfer from `url`, the whole URL. `done` is called once, later; not at all if the transfer is stopped."""
 
     async def stop(self) -> None:
@@ -38,14 +38,23 @@ _KEYS = 1000
 """Seal keys kept in memory, one a job whose URLs have queries."""
 
 
-class _Batch:
-    """A batch under way. `left` are the indices without an outcome; `key` opens sealed queries."""
+_CANCELLED = 100_000
+"""Jobs whose cancellation is remembered; the oldest is forgotten first, and what comes of it then is downloaded for nothing."""
 
-    __slots__ = ("batch", "confirmations", "entry", "key", "left", "unpublished")
+
+def _cancelled(task: Task) -> TaskResult:
+    return result(task, Outcome.CANCELLED, 0, time.monotonic())
+
+
+class _Batch:
+    """A batch under way. `left` are the indices without an outcome; `stops` end those that are under way; `key` opens sealed queries."""
+
+    __slots__ = ("batch", "confirmations", "entry", "key", "left", "stops", "unpublished")
 
     def __init__(self, batch: TaskBatch, entry: Entry, key: bytes | None) -> None:
         self.batch, self.entry, self.key = batch, entry, key
         self.left = {task.index for task in batch.tasks}
+        self.stops: dict[int, Stop] = {}
         self.unpublished: list[TaskResult] = []
         self.confirmations: list[asyncio.Future[Any]] = []
 
@@ -76,6 +85,7 @@ class Downloader:
         self._waiting: deque[tuple[_Batch, Task]] = deque()
         self._open: set[_Batch] = set()
         self._keys: dict[str, bytes | None] = {}
+        self._cancelled: dict[str, int] = {}
         self._draining, self._busy = False, 0
         self._room, self._idle = asyncio.Event(), asyncio.Event()
         self._publishing: set[asyncio.Task[None]] = set()
@@ -104,6 +114,21 @@ class Downloader:
             await self._room.wait()
         return None
 
+    def cancel(self, job_id: str, attempt: int) -> None:
+        """Download nothing more of the job, as far as it was planned for `attempt` or before; what is under way ends now."""
+        if len(self._cancelled) >= _CANCELLED:
+            self._cancelled.pop(next(iter(self._cancelled)))
+        self._cancelled[job_id] = max(attempt, self._cancelled.pop(job_id, 0))
+        for batch in [batch for batch in self._open if batch.batch.job_id == job_id and self._is_cancelled(batch)]:
+            for task in batch.batch.tasks:
+                if stop := batch.stops.pop(task.index, None):
+                    stop()
+                    self._busy -= 1
+                    self._ended(batch, _cancelled(task))
+        self._fill()
+        if not self._busy:
+            self._idle.set()
+
     async def drain(self, seconds: float) -> None:
         """Finish what is under way within the deadline; hand back the rest. Afterwards every taken batch is accounted for."""
         self._draining = True
@@ -124,6 +149,9 @@ class Downloader:
             if batch.entry.lost:
                 self._open.discard(batch)
                 continue
+            if self._is_cancelled(batch):
+                self._ended(batch, _cancelled(task))
+                continue
             self._busy += 1
             self._begin(batch, task)
         if len(self._waiting) < self._concurrency:
@@ -134,19 +162,27 @@ class Downloader:
             url = task.url if task.query is None else unseal(task.url, task.query, batch.key)
         except ValueError as error:
             failed = result(task, Outcome.FAILED, 1, time.monotonic(), error="Unsealable", message=str(error))
-            asyncio.get_running_loop().call_soon(self._done, batch, failed)
+            batch.stops[task.index] = asyncio.get_running_loop().call_soon(self._done, batch, failed).cancel
         else:
-            self._transfers.start(batch.batch.destination, task, url, partial(self._done, batch))
+            batch.stops[task.index] = self._transfers.start(batch.batch.destination, task, url, partial(self._done, batch))
 
     def _done(self, batch: _Batch, ended: TaskResult) -> None:
+        if batch.stops.pop(ended.index, None) is None:
+            return  # cancelled in the moment between its end and this
         self._busy -= 1
+        self._ended(batch, ended)
+        self._fill()
+        if not self._busy:
+            self._idle.set()
+
+    def _ended(self, batch: _Batch, ended: TaskResult) -> None:
         batch.unpublished.append(ended)
         batch.left.discard(ended.index)
         if not batch.left and batch in self._open:
             self._publish_with(self._finish(batch))
-        self._fill()
-        if not self._busy:
-            self._idle.set()
+
+    def _is_cancelled(self, batch: _Batch) -> bool:
+        return batch.batch.attempt <= self._cancelled.get(batch.batch.job_id, 0)
 
     async def _finish(self, batch: _Batch) -> None:
         await self._publish(batch)

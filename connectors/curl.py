@@ -196,6 +196,7 @@ class Curl:
         self._loop.call_soon(call)
 
     def release(self, response: Response) -> None:
+        response.on_filled = None
         if self._running.pop(response.handle, None):
             self._multi.remove_handle(response.handle)
         self._idle.append(response)

@@ -14,7 +14,7 @@ from connectors.http_files import HttpFiles, Opening
 from connectors.local_store import LocalFolder
 from export_service.failures import TransferError
 from export_service.messages import Outcome, Task
-from export_service.transfer import Done, Limits, TransferTasks, check, result
+from export_service.transfer import Done, Limits, Stop, TransferTasks, check, result
 
 
 class QuickLane:
@@ -24,28 +24,35 @@ class QuickLane:
         self._tasks, self._http, self._destinations, self._limits = tasks, http, destinations, limits
         self._openings: set[Opening] = set()
 
-    def start(self, destination: str, task: Task, url: str, done: Done) -> None:
+    def start(self, destination: str, task: Task, url: str, done: Done) -> Stop:
         folder = self._destinations.quick_folder(destination)
         if folder is None or not url.startswith(("http://", "https://")):
             return self._tasks.start(destination, task, url, done)
         started = time.monotonic()
         opening = self._http.open(url)
+        stops: list[Stop] = [opening.close, lambda: self._openings.discard(opening)]
 
         def ready(response: Response) -> None:
             self._openings.discard(opening)
             if (body := response.body) is None or response.status != 200 or len(body) > self._limits.max_bytes:
-                return self._tasks.start(destination, task, url, done, opening)
+                return stops.append(self._tasks.start(destination, task, url, done, opening))
             announced = response.content_length
             opening.close()
             try:
                 digest = self._keep(folder, task, announced, body)
             except (TransferError, OSError):
-                return self._tasks.start(destination, task, url, done)
+                return stops.append(self._tasks.start(destination, task, url, done))
             return done(result(task, Outcome.SUCCEEDED, 1, started, bytes=len(body), sha256=digest))
 
         opening.begin(self._limits.timeout_seconds, ready)
         self._openings.add(opening)
-        return None
+
+        def stop() -> None:
+            # The task first, if it has become one: it has the opening then.
+            for end in reversed(stops):
+                end()
+
+        return stop
 
     async def stop(self) -> None:
         for opening in self._openings:

@@ -22,6 +22,8 @@ _FIRST_PAUSE, _MOST_PAUSE = 0.25, 10.0
 
 Done = Callable[[TaskResult], None]
 """Told of the outcome."""
+Stop = Callable[[], object]
+"""Ends one transfer; it leaves nothing behind, and nobody is told. Nothing happens if it has ended."""
 Opening = AbstractAsyncContextManager[Download]
 """What FileSource.open gives."""
 
@@ -98,10 +100,11 @@ class TransferTasks:
         self._transfer, self._fatal = transfer, fatal
         self._running: set[asyncio.Task[TaskResult]] = set()
 
-    def start(self, destination: str, task: Task, url: str, done: Done, *opening: Opening) -> None:
+    def start(self, destination: str, task: Task, url: str, done: Done, *opening: Opening) -> Stop:
         running = asyncio.create_task(self._transfer(destination, task, url, *opening))
         self._running.add(running)
         running.add_done_callback(partial(self._ended, done))
+        return running.cancel
 
     async def stop(self) -> None:
         for task in self._running:

@@ -25,16 +25,18 @@ class TopicSpec:
     partitions: int
     retention_days: int | None = 14
     compacted: bool = False
+    expires: bool = False
+    """Compacted, and old keys go too. Not for a changelog: recovery waits for the last offset, and a deleted one never comes."""
     whole_messages: bool = False
     """Carries whole SQS bodies, which are up to 1 MiB before JSON escapes them."""
 
     @property
     def config(self) -> Mapping[str, str]:
-        if self.compacted:
-            # Compact only, never `compact,delete`: recovery waits for the last offset, and a deleted one never comes.
+        if self.compacted and not self.expires:
             return {"cleanup.policy": "compact", "compression.type": "producer"}
         days = self.retention_days or 14
-        config = {"cleanup.policy": "delete", "retention.ms": str(days * _DAY_MS), "compression.type": "producer"}
+        policy = "compact,delete" if self.compacted else "delete"
+        config = {"cleanup.policy": policy, "retention.ms": str(days * _DAY_MS), "compression.type": "producer"}
         return config | ({"max.message.bytes": str(MAX_RECORD_BYTES)} if self.whole_messages else {})
 
 
@@ -73,7 +75,7 @@ def topics(settings: Settings) -> Topics:
         snapshots=TopicSpec(name("snapshots"), "job", "JobSnapshot", p, compacted=True),
         completions=TopicSpec(name("completions"), "job", "JobCompleted", p),
         callbacks=TopicSpec(name("callbacks"), "job", "CallbackAnswered", p, retention_days=90),
-        cancellations=TopicSpec(name("cancellations"), "job", "JobCancelled", 1, compacted=True),
+        cancellations=TopicSpec(name("cancellations"), "job", "JobCancelled", 1, compacted=True, expires=True),
         dead_letters=TopicSpec(name("dead-letters"), "source key", "DeadLetter", p, retention_days=90, whole_messages=True),
         jobs_changelog=TopicSpec(changelog("jobs"), "job", "JobState", p, compacted=True),
         shards_changelog=TopicSpec(changelog("shards"), "job/shard", "Shard", p, compacted=True),

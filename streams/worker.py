@@ -37,6 +37,7 @@ from export_service.requests import Policy
 from export_service.settings import ROLES, Settings
 from export_service.transfer import Limits, Transfers, TransferTasks
 from streams.app import REVOKE_SECONDS
+from streams.cancellations import Cancellations
 from streams.dead_letters import DeadLetters
 from streams.publisher import KafkaPublisher
 from streams.results_reader import read_results
@@ -216,12 +217,21 @@ def _download(parts: Parts, fatal: Fatal) -> StartStop:
     )
     role.consume(parts.topics.tasks, downloader.handle)
     role.drain_with(downloader.drain)
+    cancellations = Cancellations(parts.settings, parts.topics.cancellations.name, downloader.cancel, parts.log)
+    following: list[asyncio.Task[None]] = []
 
     async def start() -> None:
         downloader.start(fatal)
+        await cancellations.start()
+        following.append(asyncio.create_task(cancellations.follow()))
+        end_with(following[0], fatal)
         await role.start()
 
-    return start, role.stop
+    async def stop() -> None:
+        await role.stop()
+        following[0].cancel()
+
+    return start, stop
 
 
 def _tally(parts: Parts, fatal: Fatal) -> StartStop:

@@ -180,3 +180,57 @@ async def test_a_sealed_query_is_opened_with_the_jobs_key_and_stays_out_of_the_r
     assert {result.error for record in records for result in record.results} == {None, "Unsealable"}
     assert b"secret" not in b"".join(bench.publisher.values(NAMES.results.name))
     await bench.downloader.drain(1)
+
+
+async def test_a_cancelled_job_ends_what_is_under_way_and_takes_no_more_and_others_go_on() -> None:
+    started: list[int] = []
+    ended: list[int] = []
+
+    async def transfer(_: str, task: Task, __: str) -> TaskResult:
+        started.append(task.index)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(task.index)
+        return ok(task)
+
+    bench = Bench(transfer)
+    await bench.take(batch(6).to_bytes())
+    await until(lambda: len(started) == 4)
+    bench.downloader.cancel("other", 1)
+    assert not ended
+    bench.downloader.cancel("j", 1)
+    await until(lambda: len(bench.publisher.values(NAMES.results.name)) == 1)
+    assert sorted(ended) == [0, 1, 2, 3]
+    assert len(started) == 4, "what waited was not begun"
+    (record,) = map(TaskResults.model_validate_json, bench.publisher.values(NAMES.results.name))
+    assert sorted((result.index, result.outcome) for result in record.results) == [(i, Outcome.CANCELLED) for i in range(6)]
+    await until(lambda: bench.window.position(HERE) == 1)
+    await bench.take(batch(2).to_bytes(), 1)
+    await until(lambda: bench.window.position(HERE) == 2)
+    assert len(started) == 4
+    later = batch(2).model_copy(update={"attempt": 2})
+    await bench.take(later.to_bytes(), 2)
+    await until(lambda: len(started) == 6)
+    assert not bench.errors
+
+
+async def test_a_transfer_that_ends_in_the_moment_of_its_cancellation_counts_once() -> None:
+    gate = asyncio.Event()
+
+    async def transfer(_: str, task: Task, __: str) -> TaskResult:
+        await gate.wait()
+        return ok(task)
+
+    bench = Bench(transfer)
+    await bench.take(batch(3).to_bytes())
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    bench.downloader.cancel("j", 1)
+    await until(lambda: bench.window.position(HERE) == 1)
+    assert sorted(bench.published()) == [0, 1, 2]
+    await bench.take(batch(9).model_copy(update={"attempt": 2}).to_bytes(), 1)
+    await until(lambda: bench.window.position(HERE) == 2)
+    assert len(bench.published()) == 12, "all slots are free again"

@@ -1,0 +1,58 @@
+"""Follows `cancellations` from its beginning, on every download worker, outside any group: each of them has to know."""
+
+from collections.abc import Callable
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from pydantic import ValidationError
+
+from export_service.backoff import until_available
+from export_service.messages import JobCancelled
+from export_service.settings import Settings
+from streams.kafka_client import connection, unreachable
+
+
+class Cancellations:
+    """`start` returns when everything that is there has been told; then `follow` goes on until it is cancelled.
+
+    Args:
+        told: given job id and attempt.
+    """
+
+    def __init__(self, settings: Settings, topic: str, told: Callable[[str, int], None], log: Any) -> None:
+        self._settings, self._place, self._told, self._log = settings, TopicPartition(topic, 0), told, log
+        self._next = 0
+
+    async def start(self) -> None:
+        await until_available(lambda: self._read(forever=False), self._log)
+
+    async def follow(self) -> None:
+        while True:
+            await until_available(lambda: self._read(forever=True), self._log)
+
+    async def _read(self, *, forever: bool) -> None:
+        """Raises Unavailable."""
+        consumer = AIOKafkaConsumer(**connection(self._settings), enable_auto_commit=False, auto_offset_reset="earliest")
+        try:
+            await consumer.start()
+            consumer.assign([self._place])
+            consumer.seek(self._place, self._next)
+            end = (await consumer.end_offsets([self._place]))[self._place]
+            while forever or self._next < end:
+                for records in (await consumer.getmany(timeout_ms=1000)).values():
+                    for record in records:
+                        self._tell(record.value)
+                # Not the last record's: the last ones may have been compacted away.
+                self._next = await consumer.position(self._place)
+        except (TimeoutError, KafkaError) as error:
+            raise unreachable(self._settings, error) from None
+        finally:
+            await consumer.stop()
+
+    def _tell(self, value: bytes | None) -> None:
+        try:
+            cancelled = JobCancelled.model_validate_json(value or b"")
+        except ValidationError:
+            return  # a tombstone, or not ours: nobody's download depends on it
+        self._told(cancelled.job_id, cancelled.attempt or 1)
