@@ -135,6 +135,10 @@ class MemoryCallback:
         self.refuse(token)
         self.answers.append(("failure", token, error, cause))
 
+    async def heartbeat(self, token: str) -> None:
+        self.refuse(token)
+        self.answers.append(("heartbeat", token))
+
 
 @dataclass
 class MemoryPublisher:

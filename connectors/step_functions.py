@@ -23,6 +23,9 @@ class StepFunctionsCallback:
     async def failure(self, token: str, error: str, cause: str) -> None:
         await self._call("send_task_failure", taskToken=token, error=error, cause=cause)
 
+    async def heartbeat(self, token: str) -> None:
+        await self._call("send_task_heartbeat", taskToken=token)
+
     async def _call(self, operation: str, **arguments: str) -> None:
         try:
             await getattr(self._client, operation)(**arguments)

@@ -111,6 +111,9 @@ class TaskCallback(Protocol):
 
     async def failure(self, token: str, error: str, cause: str) -> None: ...
 
+    async def heartbeat(self, token: str) -> None:
+        """The job moves: starts the state's HeartbeatSeconds anew. TimeoutSeconds goes on."""
+
 
 class Download(Protocol):
     """An open source file."""

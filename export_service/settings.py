@@ -15,8 +15,8 @@ from export_service.addresses import Network, parse_networks
 from export_service.failures import SettingsError
 from export_service.prefixes import parse_prefixes
 
-ROLES = ("connector", "plan", "download", "tally", "callback", "snapshot")
-Role = Literal["connector", "plan", "download", "tally", "callback", "snapshot"]
+ROLES = ("connector", "plan", "download", "tally", "callback", "snapshot", "watch")
+Role = Literal["connector", "plan", "download", "tally", "callback", "snapshot", "watch"]
 
 
 class Group(BaseModel):
@@ -104,6 +104,15 @@ class Callback(Group):
     max_backoff_seconds: Annotated[float, Field(gt=0)] = 60
 
 
+class Watch(Group):
+    heartbeat_seconds: Annotated[
+        float,
+        Field(gt=0, description="between two heartbeats of a job whose message has no heartbeatSeconds; else a third of those"),
+    ] = 60
+    stuck_seconds: Annotated[float, Field(gt=0, description="a job that does not move for this long is named in the log")] = 900
+    concurrency: Annotated[int, Field(ge=1, description="heartbeats under way at a time")] = 16
+
+
 class Worker(Group):
     drain_seconds: Annotated[float, Field(gt=0, description="at SIGTERM: time to finish what is under way")] = 20
     state_dir: Annotated[Path, Field(description="RocksDB stores and Faust's files")] = Path(".export-service/worker")
@@ -159,6 +168,7 @@ class Settings(BaseSettings):
     download: Download = Download()
     tally: Tally = Tally()
     callback: Callback = Callback()
+    watch: Watch = Watch()
     worker: Worker = Worker()
     log: Log = Log()
     aws: Aws = Field(default_factory=Aws)

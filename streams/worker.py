@@ -1,6 +1,6 @@
 """The only composition root: wires connectors, streams, agents and tables into a worker, and runs it until it is told to stop.
 
-Reading order is data flow: connector -> plan -> download -> tally -> callback, snapshot.
+Reading order is data flow: connector -> plan -> download -> tally -> callback, snapshot, watch.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from agents.plan import Planner, plan
 from agents.report import Reporter
 from agents.snapshot import snapshot
 from agents.tally import tally
+from agents.watch import Watch
 from connectors.aws import Clients
 from connectors.destinations import StoreDestinations
 from connectors.dynamodb import DynamoTable
@@ -39,6 +40,7 @@ from export_service.transfer import Limits, Transfers, TransferTasks
 from streams.app import REVOKE_SECONDS
 from streams.cancellations import Cancellations
 from streams.dead_letters import DeadLetters
+from streams.open_jobs import watch_open_jobs
 from streams.publisher import KafkaPublisher
 from streams.results_reader import read_results
 from streams.role import FaustRole, confirmed_table
@@ -266,6 +268,30 @@ def _snapshot(parts: Parts, fatal: Fatal) -> StartStop:
     return role.start, role.stop
 
 
+def _watch(parts: Parts, fatal: Fatal) -> StartStop:
+    names, settings = parts.topics, parts.settings
+    watch = Watch(
+        parts.step_functions,
+        parts.table,
+        parts.publisher,
+        parts.clock,
+        settings.watch,
+        results_topic=names.results.name,
+        log=parts.log,
+    )
+    running: list[asyncio.Task[None]] = []
+
+    async def start() -> None:
+        running.append(asyncio.create_task(watch_open_jobs(settings, names.snapshots.name, watch, parts.log)))
+        end_with(running[0], fatal)
+
+    async def stop() -> None:
+        running[0].cancel()
+        await asyncio.wait(running)
+
+    return start, stop
+
+
 _BUILD: dict[str, Callable[[Parts, Fatal], StartStop]] = {
     "connector": _connector,
     "plan": _plan,
@@ -273,6 +299,7 @@ _BUILD: dict[str, Callable[[Parts, Fatal], StartStop]] = {
     "tally": _tally,
     "callback": _callback,
     "snapshot": _snapshot,
+    "watch": _watch,
 }
 
 

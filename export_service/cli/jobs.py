@@ -1,4 +1,4 @@
-"""`export-service submit` and `status`: one job, from the outside."""
+"""`export-service submit`, `status` and `cancel`: one job, from the outside."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from export_service.failures import ExportError, SettingsError
-from export_service.messages import JobSnapshot
+from export_service.messages import JobCancelled, JobSnapshot
 from export_service.requests import Policy, parse
 from export_service.settings import load
 
@@ -63,6 +63,40 @@ def status(job_id: str, as_json: Json = False) -> None:
         return
     for name, value in fields.items():
         sys.stdout.write(f"{name:<15} {value}\n")
+
+
+def cancel(
+    job_id: str,
+    cause: Annotated[str, typer.Option(help="Why; the waiting state and the job's snapshot say so.")] = "cancelled by an operator",
+    as_json: Json = False,
+) -> None:
+    """End a job now: nothing more is downloaded, what is there stays, and the waiting state is told ExportCancelled.
+
+    A job that has ended stays as it is. Exit code 1 if the job is not known.
+
+    Example: export-service cancel 550e8400-e29b-41d4-a716-446655440000 --cause "wrong customer"
+    """
+    snapshot = asyncio.run(_snapshot(job_id))
+    if snapshot is None:
+        raise ExportError(f"job {job_id} is not known in the table (EXPORT_TABLE_NAME); it may not have started yet")
+    asked = not snapshot.status.terminal
+    if asked:
+        asyncio.run(_publish(JobCancelled(job_id=job_id, cause=cause)))
+    if as_json:
+        sys.stdout.write(json.dumps({"jobId": job_id, "asked": asked, "status": snapshot.status.value}) + "\n")
+    elif asked:
+        sys.stdout.write(f"Asked for the end of {job_id}; see: export-service status {job_id}\n")
+    else:
+        sys.stdout.write(f"{job_id} had ended already: {snapshot.status.value}\n")
+
+
+async def _publish(event: JobCancelled) -> None:
+    from streams.publisher import KafkaPublisher
+    from streams.topics import topics
+
+    settings = load()
+    async with KafkaPublisher(settings) as publisher:
+        await (await publisher.send(topics(settings).results.name, event.job_id.encode(), event.to_bytes()))
 
 
 async def _send(queue_url: str, body: str) -> None:

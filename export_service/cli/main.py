@@ -47,6 +47,7 @@ def _register() -> None:
     app.command("worker")(worker.worker)
     app.command("submit")(jobs.submit)
     app.command("status")(jobs.status)
+    app.command("cancel")(jobs.cancel)
     app.add_typer(topics.app, name="topics")
     app.command("config")(config.config)
 

@@ -1,7 +1,8 @@
 """The AWS emulator's process: `python -m export_service.devstack.aws_server PORT [HOST]`. SQS, Step Functions, DynamoDB, S3 by moto.
 
-moto differs from AWS in two ways that a user of the demo would see; both are mended here, without touching what moto gets right:
-its SendTaskFailure loses the cause, and a token that was used before is InvalidToken to it, where AWS says TaskTimedOut.
+moto differs from AWS in three ways that a user of the demo would see; all are mended here, without touching what moto gets right:
+its SendTaskFailure loses the cause; a token that was used before, or whose execution has ended, is InvalidToken to it, where AWS says
+TaskTimedOut; and so is the heartbeat of a state that has no HeartbeatSeconds, which AWS takes.
 """
 
 import logging
@@ -12,19 +13,51 @@ from typing import Any
 
 def _behave_like_aws() -> None:
     from moto.core.responses import EmptyResult
-    from moto.stepfunctions.parser.api import InvalidToken, TaskTimedOut
+    from moto.stepfunctions.parser.api import ExecutionStatus, InvalidToken, TaskDoesNotExist, TaskTimedOut
+    from moto.stepfunctions.parser.asl.eval.callback.callback import CallbackPoolManager
     from moto.stepfunctions.responses import StepFunctionResponse
 
-    used: set[str] = set()
+    issued: set[str] = set()
+    answered: set[str] = set()
+    closed = (TaskDoesNotExist, TaskTimedOut)
+    issue = CallbackPoolManager.add
+
+    def add(self: Any, callback_id: str) -> Any:
+        issued.add(callback_id)
+        return issue(self, callback_id)
+
+    def gone() -> TaskTimedOut:
+        # The name too: moto's own exception has none, and then the answer has an error of no name.
+        return TaskTimedOut("Task Timed Out: 'Provided task does not exist anymore'", "TaskTimedOut")
 
     def answer(backend_call: Any, token: str, **arguments: str | None) -> Any:
+        if token in answered:
+            raise gone()
         try:
             backend_call(token, **arguments)
-        except InvalidToken:
-            if token in used:
-                raise TaskTimedOut("Task Timed Out: 'Provided task does not exist anymore'") from None
+        except (InvalidToken, *closed):
+            if token in issued:
+                raise gone() from None
             raise
-        used.add(token)
+        answered.add(token)
+        return EmptyResult()
+
+    def send_task_heartbeat(self: Any) -> Any:
+        token = self._get_param("taskToken")
+        if token in answered:
+            raise gone()
+        try:
+            self.stepfunction_backend.send_task_heartbeat(token)
+        except closed:
+            raise gone() from None
+        except InvalidToken:
+            if token not in issued:
+                raise
+            if not any(
+                execution.exec_worker.env.callback_pool_manager.get(token)
+                for execution in self.stepfunction_backend._get_executions(ExecutionStatus.RUNNING)
+            ):
+                raise gone() from None
         return EmptyResult()
 
     def send_task_failure(self: Any) -> Any:
@@ -37,6 +70,8 @@ def _behave_like_aws() -> None:
 
     StepFunctionResponse.send_task_failure = send_task_failure
     StepFunctionResponse.send_task_success = send_task_success
+    StepFunctionResponse.send_task_heartbeat = send_task_heartbeat
+    CallbackPoolManager.add = add
 
 
 def main(port: int, host: str = "127.0.0.1") -> None:

@@ -19,11 +19,12 @@ from export_service.devstack.stack import Stack
 
 
 class FileServer:
-    """Serves `content(path)` for every path but those in `missing`; `gate` holds answers back while it is cleared."""
+    """Serves `content(path)` after `delay` seconds for every path but those in `missing`; `gate` holds answers back while cleared."""
 
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()
         self.missing: set[str] = set()
+        self.delay = 0.0
         self.gate = threading.Event()
         self.gate.set()
         outer = self
@@ -38,6 +39,7 @@ class FileServer:
                     self.send_error(404)
                     return
                 outer.gate.wait(60)
+                time.sleep(outer.delay)  # a slow source, not a wait for luck
                 body = outer.content(name)
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
@@ -119,12 +121,22 @@ class World:
         lines = [json.dumps({"url": f"{self.files.base}/{name}", "name": name}) for name in names]
         self.aws.client("s3").put_object(Bucket="exports", Key=f"{self._prefix}/{export_id}.jsonl", Body="\n".join(lines).encode())
 
-    def execute(self, export_id: str, job_id: str | None = None) -> tuple[str, str]:
+    def execute(self, export_id: str, job_id: str | None = None, machine: str | None = None) -> tuple[str, str]:
         """(execution ARN, job id)."""
         job_id = job_id or str(uuid.uuid4())
         text = json.dumps({"jobId": job_id, "exportId": export_id, "userId": "user-1"})
-        answer = self.machine.start_execution(stateMachineArn=self.arn, name=f"x-{uuid.uuid4().hex[:8]}", input=text)
+        answer = self.machine.start_execution(stateMachineArn=machine or self.arn, name=f"x-{uuid.uuid4().hex[:8]}", input=text)
         return answer["executionArn"], job_id
+
+    def machine_with(self, **fields: Any) -> str:
+        """ARN of another state machine, whose waiting state and message have these fields too (those of the message in camelCase)."""
+        definition = json.loads(aws.state_machine_definition().replace("${QueueUrl}", self.queue))
+        waiting = definition["States"]["StartExportJob"]
+        for name, value in fields.items():
+            (waiting if name[0].isupper() else waiting["Parameters"]["MessageBody"])[name] = value
+        name, role = f"m-{uuid.uuid4().hex[:8]}", "arn:aws:iam::123456789012:role/export-state-machine"
+        answer = self.machine.create_state_machine(name=name, definition=json.dumps(definition), roleArn=role)
+        return str(answer["stateMachineArn"])
 
     def send(self, body: str | dict[str, Any]) -> None:
         self.sqs.send_message(QueueUrl=self.queue, MessageBody=body if isinstance(body, str) else json.dumps(body))

@@ -30,12 +30,12 @@ ALLOWED = {
     "callback": {
         "states:SendTaskSuccess",
         "states:SendTaskFailure",
-        "dynamodb:GetItem",
         "dynamodb:UpdateItem",
         "s3:PutObject",
         "s3:AbortMultipartUpload",
     },
     "snapshot": {"dynamodb:PutItem"},
+    "watch": {"states:SendTaskHeartbeat", "dynamodb:GetItem"},
 }
 """The AWS calls of each role."""
 CALLS = {
@@ -57,6 +57,7 @@ CALLS = {
     "abort_multipart_upload": "s3:AbortMultipartUpload",
     "send_task_success": "states:SendTaskSuccess",
     "send_task_failure": "states:SendTaskFailure",
+    "send_task_heartbeat": "states:SendTaskHeartbeat",
 }
 """boto operation -> the IAM action that it needs."""
 BY_NAME = ("_call", "get_paginator")
