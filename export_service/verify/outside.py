@@ -102,16 +102,16 @@ async def prefix(client: Any, uri: str, names: set[str]) -> Destination:
     reports = {}
     for name in filter(sizes.__contains__, _REPORTS):
         answer = await client.get_object(Bucket=bucket, Key=root + name)
-        async with answer["Body"] as body:
-            reports[name] = await body.read()
+        async with answer["Body"]:
+            reports[name] = await answer["Body"].read()
     return Destination({name: Stored(size, hashes.get(name, "")) for name, size in sizes.items()}, tuple(uploads), reports)
 
 
 async def object_sha256(client: Any, bucket: str, key: str) -> str:
     digest = hashlib.sha256()
     answer = await client.get_object(Bucket=bucket, Key=key)
-    async with answer["Body"] as body:
-        async for chunk in body.iter_chunks(_CHUNK):
+    async with answer["Body"]:
+        async for chunk in answer["Body"].iter_chunks(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
 

@@ -81,13 +81,16 @@ def _shards(job: Job, changelog: Mapping[str, Raw], finding: Finding) -> None:
 def _snapshot(evidence: Evidence, job: Job, finding: Finding) -> None:
     """The item is as new as the snapshot role says, and that of an ended job is the fold."""
     item, ended = evidence.snapshots.get(job.id), job.folded.ended
-    version = (item["attempt"], item["version"]) if item else (0, 0)
-    for record in job.of("snapshots"):
-        expired = record.raw.timestamp + evidence.ttl_ms < evidence.now_ms
-        due = (record.attempt, int(record.body["version"]))
-        if (evidence.settled or evidence.committed(record.raw)) and due > version and not expired:
-            has = f"has version {version[1]}" if item else "is missing"
-            finding.violated(f"job {job.id}: its item in DynamoDB {has}, and {record.raw.place} is version {due[1]}")
+    due = [
+        (record.attempt, int(record.body["version"]), record.raw.place)
+        for record in job.of("snapshots")
+        if evidence.settled or evidence.committed(record.raw)
+        if record.raw.timestamp + evidence.ttl_ms >= evidence.now_ms
+    ]
+    attempt, version, place = max(due, default=(0, 0, ""))
+    if (attempt, version) > ((item["attempt"], item["version"]) if item else (0, 0)):
+        has = f"has version {item['version']}" if item else "is missing"
+        finding.violated(f"job {job.id}: its item in DynamoDB {has}, and {place} is version {version}")
     if item and ended and job.whole and item["attempt"] == job.folded.attempt and item["version"] == ended.offset + 1:
         names = ("completedTasks", "failedTasks", "cancelledTasks")
         right = {"status": job.folded.status, "totalTasks": job.folded.total, **dict(zip(names, job.folded.counts, strict=True))}

@@ -81,7 +81,8 @@ class TopicReader:
         since: dict[tuple[str, int], int] = {}
         total, done, moved = sum(each.end - each.begin for each in left.values()), 0, time.monotonic()
         self._consumer.assign(list(left))
-        await self._consumer.seek_to_beginning(*left)
+        if left:
+            await self._consumer.seek_to_beginning(*left)
         while left:
             batch = await self._consumer.getmany(timeout_ms=500)
             for place, found in batch.items():
