@@ -5,6 +5,7 @@ import hashlib
 import json
 import urllib.request
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,11 @@ async def folder(uri: str, names: set[str]) -> Destination | None:
 def _folder(root: Path, names: set[str]) -> Destination:
     files: dict[str, Stored] = {}
     for path in root.rglob("*"):
-        if path.is_file():
-            name = path.relative_to(root).as_posix()
-            files[name] = Stored(path.stat().st_size, _sha256(path) if name in names else "")
+        name = path.relative_to(root).as_posix()
+        # A file that is being written may be gone, or have its final name, by the time we look at it.
+        with suppress(FileNotFoundError):
+            if path.is_file():
+                files[name] = Stored(path.stat().st_size, _sha256(path) if name in names else "")
     return Destination(files, (), {name: (root / name).read_bytes() for name in _REPORTS if name in files})
 
 
