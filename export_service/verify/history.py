@@ -120,6 +120,8 @@ class Job:
     id: str
     records: dict[str, list[Decoded]] = field(default_factory=lambda: defaultdict(list))
     folded: Folded = field(default_factory=Folded)
+    ledger: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    """Attempt -> its item."""
     whole: bool = False
     """Whether all of its events are there: retention has removed none."""
 
@@ -152,8 +154,12 @@ class History:
                 if raw.place not in self.dead and (found := _decoded(raw)) is not None and (job_id := _job_id(found.body)):
                     self.jobs.setdefault(job_id, Job(job_id)).records[topic].append(found)
         since = evidence.kept_since("results")
+        attempts: dict[str, dict[int, Mapping[str, Any]]] = defaultdict(dict)
+        for (job_id, attempt), item in evidence.ledger.items():
+            attempts[job_id][attempt] = item
         for job in self.jobs.values():
             job.folded = fold(job.of("results"))
+            job.ledger = attempts[job.id]
             job.whole = bool(job.of("requests")) and job.born >= since
 
 

@@ -64,7 +64,7 @@ def _results(history: History, job: Job, finding: Finding) -> None:
 def _completions(history: History, job: Job, finding: Finding) -> None:
     evidence = history.evidence
     answered = {each.attempt for each in job.of("callbacks")}
-    answered |= {attempt for (job_id, attempt), item in evidence.ledger.items() if job_id == job.id and "callback" in item}
+    answered |= {attempt for attempt, item in job.ledger.items() if "callback" in item}
     if "table" in evidence.missing:
         return
     for completion in job.of("completions"):

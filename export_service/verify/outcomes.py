@@ -78,8 +78,8 @@ def one_answer(history: History) -> Finding:
         for token, places in accepted.items():
             if len(places) > 1:
                 finding.violated(f"job {job.id}: token {token} was answered {len(places)} times: {', '.join(places)}")
-        for (job_id, attempt), item in evidence.ledger.items():
-            answer = json.loads(item.get("callback", "{}")) if job_id == job.id else {}
+        for attempt, item in job.ledger.items():
+            answer = json.loads(item.get("callback", "{}"))
             if answer.get("outcome") == "SENT":
                 calls[attempt, f"ATTEMPT#{attempt:04d}"] = answer["call"]
         folded = job.folded
