@@ -54,7 +54,7 @@ def verify(
 
 
 async def collect(settings: Settings, scope: Scope, known: Evidence, progress: Progress) -> Evidence:
-    """The evidence, through the service's own connections. Raises Unavailable, SettingsError."""
+    """The evidence, through the service's own connections. Raises ExportError and those below it."""
     from aiokafka.errors import KafkaError
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -69,6 +69,8 @@ async def collect(settings: Settings, scope: Scope, known: Evidence, progress: P
         raise Unavailable("Kafka", "EXPORT_KAFKA_BOOTSTRAP_SERVERS", f"no records from {error}") from None
     except ClientError as error:
         raise ExportError(f"AWS refuses {error.operation_name}: {code_of(error)}; see --no-table and --no-files") from None
+    except OSError as error:
+        raise ExportError(f"cannot read the destination: {error}") from None
     except BotoCoreError as error:
         raise Unavailable("AWS", "AWS_ENDPOINT or AWS_REGION", type(error).__name__) from None
     if absent := [topic for topic in TOPICS if not found.bounds(topic)]:

@@ -41,6 +41,15 @@ class Bounds:
     committed: int | None = None
     since: int | None = None
 
+    @property
+    def done(self) -> int:
+        """Where the reader stands."""
+        return max(self.begin, self.committed or 0)
+
+    @property
+    def lag(self) -> int:
+        return max(self.end - self.done, 0)
+
 
 @dataclass(frozen=True)
 class Stored:

@@ -17,21 +17,20 @@ def destination_is_source(history: History) -> Finding:
     Where the source's hash is not known, the hash that the worker reported while it copied stands for it.
     """
     finding, evidence = Finding(), history.evidence
-    if not evidence.destinations and not history.jobs:
-        return finding.skip("there are no jobs")
     # Jobs may share a destination: whichever wrote last, the file must be one that somebody asked for.
     right: dict[tuple[str, str], set[str]] = defaultdict(set)
     wanted: list[tuple[Job, Destination, int, str]] = []
-    unsourced = cut = 0
+    unsourced = cut = seen = 0
     for job in history.jobs.values():
         place = job.destination
         if place is None or not job.whole:
             cut += 1
             continue
-        names = {task["index"]: (task["name"], task["url"]) for _, task in job.tasks()}
+        names = job.files()
         if names and place not in evidence.destinations:
             finding.gap(f"job {job.id}: {evidence.missing.get(place) or f'{place} was not read'}")
             continue
+        seen += 1
         reported = _reported(job)
         unsourced += any(url not in evidence.sources for _, url in names.values())
         for index, (name, url) in names.items():
@@ -51,6 +50,7 @@ def destination_is_source(history: History) -> Finding:
                 finding.violated(f"multipart upload of {key!r} at {place} was neither completed nor aborted")
     finding.count_gap(unsourced, "some source hashes are not known; compared with those on results")
     finding.count_gap(cut, "retention has removed their request or results")
+    finding.skipped = bool(history.jobs) and not seen
     return finding
 
 

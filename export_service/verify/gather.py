@@ -10,7 +10,7 @@ from typing import Any
 
 from export_service.settings import Settings
 from export_service.verify import outside
-from export_service.verify.evidence import READERS, TOPICS, Bounds, Destination, Evidence
+from export_service.verify.evidence import READERS, TOPICS, Destination, Evidence
 from export_service.verify.history import History
 from export_service.verify.topics import Progress, TopicReader
 
@@ -60,7 +60,7 @@ async def gather(settings: Settings, access: Access, scope: Scope, known: Eviden
         while True:
             left = await outside.messages_left(queue, settings.queue.url or "") if queue else None
             bounds = await reader.bounds()
-            lag = sum(map(_lag, ((topic, each) for (topic, _), each in bounds.items())))
+            lag = sum(each.lag for (topic, _), each in bounds.items() if topic in READERS)
             if not (lag or left) or time.monotonic() >= deadline:
                 break
             progress("waiting for lag 0", 0, lag + (left or 0))
@@ -80,11 +80,6 @@ async def gather(settings: Settings, access: Access, scope: Scope, known: Eviden
         return await _with_files(found, access, scope, progress) if scope.files else found
 
 
-def _lag(each: tuple[str, Bounds]) -> int:
-    topic, bounds = each
-    return max(bounds.end - max(bounds.begin, bounds.committed or 0), 0) if topic in READERS else 0
-
-
 def _missing(scope: Scope) -> dict[str, str]:
     missing = {"I7": _OF_ALL, "I9": _OF_ALL} if scope.job_id else {}
     if not scope.table:
@@ -97,10 +92,12 @@ def _missing(scope: Scope) -> dict[str, str]:
 async def _with_files(found: Evidence, access: Access, scope: Scope, progress: Progress) -> Evidence:
     wanted: dict[str, set[str]] = defaultdict(set)
     urls: set[str] = set()
+    sealed: set[str] = set()
     for job in History(found).jobs.values():
         if job.destination is not None:
-            wanted[job.destination] |= {str(task["name"]) for _, task in job.tasks()}
-            urls |= {str(task["url"]) for _, task in job.tasks() if "query" not in task}
+            wanted[job.destination] |= {name for name, _ in job.files().values()}
+            for _, task in job.tasks():
+                (sealed if "query" in task else urls).add(str(task["url"]))
     destinations: dict[str, Destination] = {}
     missing = dict(found.missing)
     async with AsyncExitStack() as stack:
@@ -114,5 +111,5 @@ async def _with_files(found: Evidence, access: Access, scope: Scope, progress: P
             else:
                 missing[uri] = f"{uri} is not on this machine"
             progress("destinations", number, len(wanted))
-    sources = {**(await outside.sources(urls) if scope.fetch_sources else {}), **found.sources}
+    sources = {**(await outside.sources(urls - sealed) if scope.fetch_sources else {}), **found.sources}
     return replace(found, destinations=destinations, missing=missing, sources=sources)

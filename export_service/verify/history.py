@@ -140,6 +140,11 @@ class Job:
     def tasks(self) -> Iterable[tuple[Decoded, Mapping[str, Any]]]:
         return ((batch, task) for batch in self.of("tasks") for task in batch.body["tasks"])
 
+    def files(self) -> dict[int, tuple[str, str]]:
+        """Task -> (name, URL without query). Results say it too, where retention has removed the batch."""
+        said = [result for event in self.of("results") for result in event.body.get("results", ())]
+        return {each["index"]: (each["name"], each["url"]) for each in (*said, *(task for _, task in self.tasks()))}
+
 
 class History:
     """Evidence, by job. Records that are not JSON, or that a step gave to the dead letters, belong to no job."""

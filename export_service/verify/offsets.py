@@ -83,7 +83,6 @@ def no_lag(history: History) -> Finding:
         return finding.skip("only with --settled: a running system has work to do")
     for topic, role in READERS.items():
         for partition, bounds in sorted(evidence.bounds(topic).items()):
-            done = max(bounds.begin, bounds.committed or 0)
-            if done < bounds.end:
-                finding.violated(f"{topic}:{partition}: {role} lags by {bounds.end - done}, from offset {done} on")
+            if bounds.lag:
+                finding.violated(f"{topic}:{partition}: {role} lags by {bounds.lag}, from offset {bounds.done} on")
     return finding

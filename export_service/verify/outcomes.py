@@ -83,6 +83,9 @@ def one_answer(history: History) -> Finding:
             if answer.get("outcome") == "SENT":
                 calls[attempt, f"ATTEMPT#{attempt:04d}"] = answer["call"]
         folded = job.folded
+        if job.whole and not folded.ended and accepted:
+            places = ", ".join(sum(accepted.values(), []))
+            finding.violated(f"job {job.id} was answered ({places}), and has not ended by its results")
         if not job.whole or not folded.ended:
             cut += bool(calls)
             continue
@@ -161,7 +164,7 @@ def counters(history: History) -> Finding:
             said, total = tuple(snapshot.get(name, 0) for name in _COUNTERS), snapshot.get("totalTasks")
             if snapshot["status"].startswith("COMPLETED") and sum(said) != total:
                 finding.violated(f"job {job.id}: {' + '.join(map(str, said))} tasks are not the total, {total} ({place})")
-            elif job.whole and job.folded.ended and completion.attempt == job.folded.attempt and said != job.folded.counts:
+            elif job.whole and completion.attempt == job.folded.attempt and said != job.folded.counts:
                 seen = ", ".join(map(str, job.folded.counts))
                 finding.violated(
                     f"job {job.id}: {place} counts {', '.join(map(str, said))} succeeded, failed, cancelled; "

@@ -16,7 +16,7 @@ def tables_are_the_fold(history: History) -> Finding:
     """Of jobs whose events the tally has committed: tables of the others are on their way."""
     finding, evidence = Finding(), history.evidence
     states, shards = _last(evidence, "jobs-changelog"), _last(evidence, "shards-changelog")
-    cut = moving = 0
+    cut = moving = seen = 0
     for job in history.jobs.values():
         if "table" not in evidence.missing:
             _snapshot(evidence, job, finding)
@@ -25,12 +25,14 @@ def tables_are_the_fold(history: History) -> Finding:
         elif not evidence.settled and not evidence.committed(job.folded.ended or job.of("results")[-1].raw):
             moving += 1
         else:
+            seen += 1
             _state(job, states.get(job.id), finding)
             _shards(job, shards, finding)
     finding.count_gap(moving, "still being counted")
     finding.count_gap(cut, "retention has removed their request or results")
     if "table" in evidence.missing:
         finding.gap(evidence.missing["table"])
+    finding.skipped = bool(cut) and not seen
     return finding
 
 

@@ -170,6 +170,13 @@ def _task_without_outcome(system: Healthy) -> None:
     system.put("jobs-changelog", "young", {"attempt": 1, "status": "RUNNING", "total": 1, "tallies": []})
 
 
+def _answered_too_early(system: Healthy) -> None:
+    _task_without_outcome(system)
+    system.committed["tasks"] = 6
+    answer = {"jobId": "young", "attempt": 1, "call": "SendTaskSuccess", "outcome": "SENT", "token": "abc"}
+    system.put("callbacks", "young", answer)
+
+
 def _request_without_plan(system: Healthy) -> None:
     system.know(settled=False)
     system.put("requests", "young", {"job": {"jobId": "young", "attempt": 1, "destination": "file:///out/good/"}})
@@ -225,6 +232,7 @@ DEFECTS: list[tuple[str, str, Plant]] = [
     ("I2", "error None, and its results say JobCompl", _told("partial", _said_success(completedTasks=2, failedTasks=1))),
     ("I2", "2 answers to 1 tokens", _told("good", _said_success(completedTasks=3, failedTasks=0), instead=False)),
     ("I2", "was accepted, and told ExportRejected", _told("good", {"taskFailedEventDetails": {"error": "ExportRejected"}})),
+    ("I2", "young was answered (callbacks:0:3), and has not ended", _answered_too_early),
     ("I3", "3 + 0 + 0 tasks are not the total, 11", _completion("good", totalTasks=11)),
     ("I3", "completions:0:0 counts 4, 0, 0", _completion("good", completedTasks=4, totalTasks=4)),
     ("I3", "completedTasks went from 1 (snapshots:0:0) back to 0", _goes_back),
