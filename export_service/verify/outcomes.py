@@ -84,8 +84,8 @@ def one_answer(history: History) -> Finding:
                 calls[attempt, f"ATTEMPT#{attempt:04d}"] = answer["call"]
         folded = job.folded
         if job.whole and not folded.ended and accepted:
-            places = ", ".join(sum(accepted.values(), []))
-            finding.violated(f"job {job.id} was answered ({places}), and has not ended by its results")
+            told = ", ".join(place for answers in accepted.values() for place in answers)
+            finding.violated(f"job {job.id} was answered ({told}), and has not ended by its results")
         if not job.whole or not folded.ended:
             cut += bool(calls)
             continue
@@ -103,7 +103,7 @@ def one_answer(history: History) -> Finding:
 
 def _execution(history: History, execution: Execution, finding: Finding) -> None:
     answers = list(_answers(execution))
-    waits = sum("waitForTaskToken" in str(event.get("taskScheduledEventDetails")) for event in execution.events)
+    waits = sum(_of_token(event.get("taskScheduledEventDetails", {})) for event in execution.events)
     if len(answers) > waits:
         finding.violated(f"execution {execution.arn} of job {execution.job_id} has {len(answers)} answers to {waits} tokens")
     job = history.jobs.get(execution.job_id or "")
@@ -111,18 +111,27 @@ def _execution(history: History, execution: Execution, finding: Finding) -> None
         return
     for told in answers[:1]:  # Of the first token: later attempts have their own results.
         if told.get("error") == "ExportRejected":
+            # Right for another message with the same id, which is then a dead letter.
+            if any(letter.body.get("jobId") == job.id for letter in history.letters):
+                continue
             finding.violated(f"execution {execution.arn}: job {job.id} was accepted, and told ExportRejected")
         elif wrong := _untrue(told, job.folded):
             finding.violated(f"execution {execution.arn}: job {job.id} was told {wrong}")
 
 
 def _answers(execution: Execution) -> Iterator[Mapping[str, Any]]:
-    """What each token was answered, as our payload; time-outs and the sending of the message itself are none."""
+    """What each token was answered, as our payload; a time-out, or a message that could not be sent, is none."""
     for event in execution.events:
-        if details := event.get("taskSucceededEventDetails"):
-            yield _object(details.get("output"))
-        elif (details := event.get("taskFailedEventDetails")) and not str(details.get("error")).startswith(("States.", "SQS.")):
-            yield _object(details.get("cause")) | {"error": details.get("error")}
+        succeeded, failed = event.get("taskSucceededEventDetails", {}), event.get("taskFailedEventDetails", {})
+        if _of_token(succeeded):
+            yield _object(succeeded["output"])
+        elif _of_token(failed) and not str(failed.get("error")).startswith(("States.", "SQS.")):
+            yield _object(failed.get("cause")) | {"error": failed.get("error")}
+
+
+def _of_token(details: Mapping[str, Any]) -> bool:
+    """Other tasks of the state machine are not ours."""
+    return "waitForTaskToken" in details.get("resource", "")
 
 
 def _object(text: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from export_service.verify.evidence import READERS, TOPICS, Bounds, Destination,
 from export_service.verify.history import iso
 
 START = 1_700_000_000_000
+RESOURCE = {"resource": "sendMessage.waitForTaskToken", "resourceType": "sqs"}
 TOKEN = "AAAAKgAAAAIAAAAA-token-of-"
 
 
@@ -162,10 +163,10 @@ class Healthy:
         item |= {"taskToken": TOKEN + job, "tokenFingerprint": mark, "callback": json.dumps(answer), "callbackOutcome": "SENT"}
         told = {name: snapshot.get(name) for name in ("jobId", "totalTasks", "completedTasks", "failedTasks")}
         if good:
-            event = {"taskSucceededEventDetails": {"output": json.dumps(told | {"status": "COMPLETED"})}}
+            event = {"taskSucceededEventDetails": RESOURCE | {"output": json.dumps(told | {"status": "COMPLETED"})}}
         else:
             error = "JobCompletedWithFailures" if snapshot["status"] == "COMPLETED_WITH_FAILURES" else "ExportPlanFailed"
-            event = {"taskFailedEventDetails": {"error": error, "cause": json.dumps(told)}}
-        waits = {"taskScheduledEventDetails": {"resource": "sendMessage.waitForTaskToken", "resourceType": "sqs"}}
+            event = {"taskFailedEventDetails": RESOURCE | {"error": error, "cause": json.dumps(told)}}
+        waits = {"taskScheduledEventDetails": RESOURCE}
         execution = Execution(f"arn:aws:states:::execution:{job}", "SUCCEEDED", job, (waits, event))
         self.know(executions=(*self.known.executions, execution))

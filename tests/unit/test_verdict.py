@@ -12,7 +12,7 @@ from export_service.jobs import Shard
 from export_service.verify.evidence import Bounds, Destination, Evidence, Sample, Sent, Stored
 from export_service.verify.history import shard
 from export_service.verify.verdict import CHECKS, judge
-from tests.unit.healthy import TOKEN, Healthy, sha256
+from tests.unit.healthy import RESOURCE, TOKEN, Healthy, sha256
 from tests.unit.healthy import shard as shard_bytes
 
 Plant = Callable[[Healthy], None]
@@ -101,7 +101,7 @@ def _told(job: str, event: dict[str, Any], *, instead: bool = True) -> Plant:
 
 
 def _said_success(**told: Any) -> dict[str, Any]:
-    return {"taskSucceededEventDetails": {"output": json.dumps({"status": "COMPLETED", "totalTasks": 3} | told)}}
+    return {"taskSucceededEventDetails": RESOURCE | {"output": json.dumps({"status": "COMPLETED", "totalTasks": 3} | told)}}
 
 
 def _goes_back(system: Healthy) -> None:
@@ -231,7 +231,11 @@ DEFECTS: list[tuple[str, str, Plant]] = [
     ("I2", "completedTasks 2, and its results say 3", _told("good", _said_success(completedTasks=2, failedTasks=0))),
     ("I2", "error None, and its results say JobCompl", _told("partial", _said_success(completedTasks=2, failedTasks=1))),
     ("I2", "2 answers to 1 tokens", _told("good", _said_success(completedTasks=3, failedTasks=0), instead=False)),
-    ("I2", "was accepted, and told ExportRejected", _told("good", {"taskFailedEventDetails": {"error": "ExportRejected"}})),
+    (
+        "I2",
+        "was accepted, and told ExportRejected",
+        _told("good", {"taskFailedEventDetails": RESOURCE | {"error": "ExportRejected"}}),
+    ),
     ("I2", "young was answered (callbacks:0:3), and has not ended", _answered_too_early),
     ("I3", "3 + 0 + 0 tasks are not the total, 11", _completion("good", totalTasks=11)),
     ("I3", "completions:0:0 counts 4, 0, 0", _completion("good", completedTasks=4, totalTasks=4)),
@@ -331,7 +335,7 @@ def test_shards_are_read_as_the_tally_writes_them() -> None:
         shard(b"\x02" + bytes(17))
 
 
-def test_the_table_fits_80_columns_and_sentences_follow() -> None:
+def test_the_table_fits_80_columns_and_sentences_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     system = Healthy()
     _no_item(system)
     evidence = system.evidence()
@@ -340,5 +344,8 @@ def test_the_table_fits_80_columns_and_sentences_follow() -> None:
     assert max(map(len, table.splitlines())) <= 80
     assert "I5  VIOLATED 1    tables = fold" in table
     assert sentences.startswith("I5 violated: job quiet: its item in DynamoDB is missing")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert max(map(len, as_text(judge(evidence), evidence).splitlines())) <= 80
     said = as_object(judge(evidence), evidence)
     assert (said["ok"], said["invariants"][4]["verdict"]) == (False, "VIOLATED")
