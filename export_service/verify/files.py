@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 
 from export_service.verify.evidence import Destination
-from export_service.verify.finding import Finding
+from export_service.verify.finding import RETENTION, Finding
 from export_service.verify.history import SUCCEEDED, History, Job
 
 _PART = re.compile(r"(^|/)\.[0-9a-f]{16}\.part$")
@@ -49,7 +49,7 @@ def destination_is_source(history: History) -> Finding:
             for key in destination.uploads:
                 finding.violated(f"multipart upload of {key!r} at {place} was neither completed nor aborted")
     finding.count_gap(unsourced, "some source hashes are not known; compared with those on results")
-    finding.count_gap(cut, "retention has removed their request or results")
+    finding.count_gap(cut, RETENTION)
     finding.skipped = bool(history.jobs) and not seen
     return finding
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+RETENTION = "retention has removed records that say it"
+
 
 @dataclass
 class Finding:

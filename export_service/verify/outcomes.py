@@ -10,10 +10,9 @@ from itertools import pairwise
 from typing import Any
 
 from export_service.verify.evidence import Execution
-from export_service.verify.finding import Finding
+from export_service.verify.finding import RETENTION, Finding
 from export_service.verify.history import FAILED, SUCCEEDED, TERMINAL, Folded, History, Job
 
-_RETENTION = "retention has removed records that say it"
 _COUNTERS = ("completedTasks", "failedTasks", "cancelledTasks")
 
 
@@ -40,7 +39,7 @@ def one_end(history: History) -> Finding:
                 place = job.of("requests")[0].raw.place
                 finding.violated(f"job {job.id} was accepted ({place}) and never ended: nothing on completions")
     finding.count_gap(running, "still running")
-    finding.count_gap(cut, _RETENTION)
+    finding.count_gap(cut, RETENTION)
     _messages(history, finding)
     if evidence.settled:
         for execution in evidence.executions:
@@ -179,7 +178,7 @@ def counters(history: History) -> Finding:
                     f"job {job.id}: {place} counts {', '.join(map(str, said))} succeeded, failed, cancelled; "
                     f"distinct ids on results are {seen}"
                 )
-    finding.count_gap(cut, _RETENTION)
+    finding.count_gap(cut, RETENTION)
     return finding
 
 

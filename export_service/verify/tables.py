@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from export_service.verify.evidence import Evidence, Raw
-from export_service.verify.finding import Finding
+from export_service.verify.finding import RETENTION, Finding
 from export_service.verify.history import SHARD_TASKS, History, Job, iso, shard
 
 
@@ -29,7 +29,7 @@ def tables_are_the_fold(history: History) -> Finding:
             _state(job, states.get(job.id), finding)
             _shards(job, shards, finding)
     finding.count_gap(moving, "still being counted")
-    finding.count_gap(cut, "retention has removed their request or results")
+    finding.count_gap(cut, RETENTION)
     if "table" in evidence.missing:
         finding.gap(evidence.missing["table"])
     finding.skipped = bool(cut) and not seen

@@ -1,5 +1,6 @@
 """Reads the topics with plain aiokafka: what is committed, then where each partition ends, then everything up to there."""
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -7,12 +8,14 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 
 from export_service.verify.evidence import READERS, TOPICS, Bounds, Raw
 
 Progress = Callable[[str, int, int], None]
 """What is read, how much of it, of how much."""
 _STALLED_SECONDS = 60
+_COORDINATOR_SECONDS = 20
 
 
 class StalledReading(Exception):
@@ -52,8 +55,7 @@ class TopicReader:
         """Of every partition. Commits first, then ends in reverse flow order: the cause of each effect that is seen is seen too."""
         committed: dict[TopicPartition, int] = {}
         for role in READERS.values():
-            found = await self._admin.list_consumer_group_offsets(self._group(role))
-            committed |= {place: each.offset for place, each in found.items() if each.offset >= 0}
+            committed |= await self._committed(self._group(role))
         described = await self._admin.describe_topics(list(self._names.values()))
         places = {
             each["topic"]: [TopicPartition(each["topic"], part["partition"]) for part in each["partitions"]] for each in described
@@ -65,6 +67,19 @@ class TopicReader:
                 begins, ends = await self._consumer.beginning_offsets(mine), await self._consumer.end_offsets(mine)
                 bounds |= {(topic, at.partition): Bounds(begins[at], ends[at], committed.get(at)) for at in mine}
         return bounds
+
+    async def _committed(self, group: str) -> dict[TopicPartition, int]:
+        deadline = time.monotonic() + _COORDINATOR_SECONDS
+        while True:
+            try:
+                found = await self._admin.list_consumer_group_offsets(group)
+            except KafkaError as error:
+                # A broker that nobody has used yet makes its topic of commits when it is first asked for them.
+                if not error.retriable or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.2)
+            else:
+                return {place: each.offset for place, each in found.items() if each.offset >= 0}
 
     async def read(
         self, bounds: Mapping[tuple[str, int], Bounds], mine: bytes, progress: Progress
