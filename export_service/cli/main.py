@@ -40,7 +40,7 @@ def _main(
 
 
 def _register() -> None:
-    from export_service.cli import config, demo, dev, jobs, topics, worker
+    from export_service.cli import config, demo, dev, jobs, topics, verify, worker
 
     app.command("demo")(demo.demo)
     app.add_typer(dev.app, name="dev")
@@ -48,6 +48,7 @@ def _register() -> None:
     app.command("submit")(jobs.submit)
     app.command("status")(jobs.status)
     app.command("cancel")(jobs.cancel)
+    app.command("verify")(verify.verify)
     app.add_typer(topics.app, name="topics")
     app.command("config")(config.config)
 

@@ -1,0 +1,125 @@
+"""`export-service verify`: an independent look at whether the system kept its promises."""
+
+import asyncio
+import json
+import shutil
+import sys
+import textwrap
+from typing import Annotated, Any
+
+import typer
+
+from export_service.failures import ExportError, SettingsError, Unavailable
+from export_service.settings import Settings, load
+from export_service.verify.evidence import TOPICS, Evidence
+from export_service.verify.gather import Access, Scope, gather
+from export_service.verify.topics import Progress, StalledReading
+from export_service.verify.verdict import Verdict, judge
+
+_SHOWN = 20
+
+
+def verify(
+    job_id: Annotated[str | None, typer.Argument(metavar="JOB", help="One job; or --all.", show_default=False)] = None,
+    all_jobs: Annotated[bool, typer.Option("--all", help="Every job that Kafka still knows.")] = False,
+    settled: Annotated[
+        bool, typer.Option("--settled", help="Nothing should be under way: demand that jobs ended and lag is 0.")
+    ] = False,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for lag 0 before looking.")] = 0,
+    sources: Annotated[bool, typer.Option("--sources", help="Read http(s) sources without query again, and compare.")] = False,
+    execution: Annotated[list[str] | None, typer.Option(help="ARN of an execution to look at; may be repeated.")] = None,
+    table: Annotated[bool, typer.Option(help="Read the DynamoDB table, task tokens included.")] = True,
+    files: Annotated[bool, typer.Option(help="Read the destinations.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Check the invariants I1 to I9 from topics, files, DynamoDB and executions. Exit code 1 if one is violated.
+
+    Example: export-service verify --all --settled --wait 60
+    """
+    if all_jobs == (job_id is not None):
+        raise typer.BadParameter("give a JOB or --all")
+    scope = Scope(job_id, wait, table, files, sources, tuple(execution or ()))
+    show = _Bar() if sys.stderr.isatty() and not as_json else None
+    try:
+        evidence = asyncio.run(collect(load(), scope, Evidence(settled=settled), show or _silent))
+    finally:
+        if show:
+            show.close()
+    if job_id is not None and not any(evidence.records.values()) and not evidence.snapshots:
+        raise ExportError(f"job {job_id} is on no topic (EXPORT_TOPICS_PREFIX) and not in the table (EXPORT_TABLE_NAME)")
+    verdicts = judge(evidence)
+    sys.stdout.write(json.dumps(as_object(verdicts, evidence), indent=2) + "\n" if as_json else as_text(verdicts, evidence))
+    if any(verdict.violations for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+async def collect(settings: Settings, scope: Scope, known: Evidence, progress: Progress) -> Evidence:
+    """The evidence, through the service's own connections. Raises ExportError and those below it."""
+    from aiokafka.errors import KafkaError
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from connectors.aws import Clients, code_of
+    from streams.kafka_client import connection, unreachable
+
+    try:
+        found = await gather(settings, Access(connection(settings), Clients(settings.aws).open), scope, known, progress)
+    except KafkaError as error:
+        raise unreachable(settings, error) from None
+    except StalledReading as error:
+        raise Unavailable("Kafka", "EXPORT_KAFKA_BOOTSTRAP_SERVERS", f"no records from {error}") from None
+    except ClientError as error:
+        raise ExportError(f"AWS refuses {error.operation_name}: {code_of(error)}; see --no-table and --no-files") from None
+    except OSError as error:
+        raise ExportError(f"cannot read the destination: {error}") from None
+    except BotoCoreError as error:
+        raise Unavailable("AWS", "AWS_ENDPOINT or AWS_REGION", type(error).__name__) from None
+    if absent := [topic for topic in TOPICS if not found.bounds(topic)]:
+        # An oracle that looks at the wrong place finds nothing wrong there.
+        raise SettingsError(f"topics are missing: {', '.join(absent)}; check EXPORT_TOPICS_PREFIX and EXPORT_APP_ID")
+    return found
+
+
+def as_object(verdicts: list[Verdict], evidence: Evidence) -> dict[str, Any]:
+    ok = not any(each.violations for each in verdicts)
+    return {"ok": ok, "invariants": [each.as_json() for each in verdicts], "cutByRetention": evidence.cut}
+
+
+def as_text(verdicts: list[Verdict], evidence: Evidence) -> str:
+    """A table, then violations and gaps as sentences; long lines are folded on a terminal only, so that they can be searched elsewhere."""
+    lines = [f"{each.invariant}  {each.summary:<13} {each.promise}" for each in verdicts]
+    for each in verdicts:
+        shown = [*(f"{each.invariant} violated: {text}" for text in each.violations[:_SHOWN])]
+        if len(each.violations) > _SHOWN:
+            shown.append(f"{each.invariant} violated: {len(each.violations) - _SHOWN:,} more; --json has all")
+        shown += [f"{each.invariant} not checked: {text}" for text in each.gaps[:_SHOWN]]
+        lines += ["", *shown] if shown else []
+    if evidence.cut:
+        lines += ["", f"Retention has removed the beginning of {', '.join(evidence.cut)}: what depends on it is not checked."]
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        lines = [part for line in lines for part in textwrap.wrap(line, width, subsequent_indent="    ") or [""]]
+    return "\n".join(lines) + "\n"
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    return
+
+
+class _Bar:
+    """On a terminal's stderr; gone when it is done."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import Progress as Bars
+
+        self._bars = Bars(console=Console(stderr=True), transient=True)
+        self._tasks: dict[str, Any] = {}
+        self._bars.start()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what)
+        self._bars.update(self._tasks[what], completed=done, total=total)
+
+    def close(self) -> None:
+        self._bars.stop()
