@@ -6,7 +6,7 @@ It reads JSON with `json` and shards by their documented layout, so that a mista
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,20 +27,49 @@ class Decoded:
     @property
     def attempt(self) -> int:
         """Of a record of any kind: each says it at one of these places."""
-        return int((self.body.get("job") or self.body.get("snapshot") or self.body).get("attempt", 1))
+        return int(_subject(self.body).get("attempt") or 1)
+
+
+@dataclass(frozen=True)
+class End:
+    """How an attempt ended, and by which event. `at`, ms, is when the job did: an attempt that came later is told the same."""
+
+    status: str
+    total: int | None
+    counts: tuple[int, int, int]
+    raw: Raw
+    at: int
 
 
 @dataclass
 class Folded:
-    """What a job's events add up to. `ended` is the event that ended it; later ones do not count."""
+    """What a job's events add up to. `ended` is the event that ended the newest attempt; outcomes after it do not count."""
 
     attempt: int = 1
+    """The newest: its token is answered."""
+    run: int = 1
+    """The attempt that what failed before was tried again for."""
+    plan: int = 1
+    """The attempt that the list of files is of."""
     status: str = "PENDING"
     total: int | None = None
+    tolerated: Mapping[str, Any] = field(default_factory=dict)
     best: dict[int, str] = field(default_factory=dict)
     sizes: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     """Shard -> bytes of the tasks that succeeded."""
-    ended: Raw | None = None
+    replan: bool = False
+    """Its list could not be read: the next attempt reads it anew."""
+    ends: dict[int, End] = field(default_factory=dict)
+    closed: dict[tuple[int, int], tuple[int, int, int, int]] = field(default_factory=dict)
+    """Shards of runs that have ended and were followed by another."""
+
+    @property
+    def ended(self) -> Raw | None:
+        return self.end.raw if self.end else None
+
+    @property
+    def end(self) -> End | None:
+        return self.ends.get(self.attempt)
 
     def count(self, outcome: str) -> int:
         return sum(each == outcome for each in self.best.values())
@@ -50,39 +79,88 @@ class Folded:
         """Succeeded, failed, cancelled."""
         return self.count(SUCCEEDED), self.count(FAILED), self.count(CANCELLED)
 
-    def shards(self) -> dict[int, tuple[int, int, int, int]]:
-        """Shard -> bitmaps of succeeded, failed, cancelled, and bytes."""
+    def shards(self) -> dict[tuple[int, int], tuple[int, int, int, int]]:
+        """(run, shard) -> bitmaps of succeeded, failed, cancelled, and bytes."""
         found: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
         for index, outcome in self.best.items():
             found[index // SHARD_TASKS][OUTCOMES.index(outcome)] |= 1 << index % SHARD_TASKS
-        return {number: (*bits[:3], self.sizes.get(number, 0)) for number, bits in found.items()}  # type: ignore[misc]
+        now = {(self.run, number): (*bits[:3], self.sizes.get(number, 0)) for number, bits in found.items()}
+        return self.closed | now  # type: ignore[return-value]
+
+    def finish(self, status: str, raw: Raw) -> None:
+        self.status = status
+        self.ends[self.attempt] = End(status, self.total, self.counts, raw, raw.timestamp)
+
+    def fill(self) -> None:
+        for index in range(self.total or 0):
+            self.best.setdefault(index, CANCELLED)
 
 
 def fold(events: Iterable[Decoded]) -> Folded:
-    """`events`: of one job, in the order of their offsets. The first plan stands, the better outcome of a task counts."""
+    """`events`: of one job, in the order of their offsets. The first plan of a run stands, the better outcome of a task counts."""
     state = Folded()
     for number, event in enumerate(events):
-        if number == 0:
+        kind = event.body.get("type")
+        if number == 0 and kind != "AttemptOpened":
             state.attempt = event.attempt
-        if state.ended is not None:
-            break
-        body = event.body
-        match body.get("type"):
-            case "JobPlanned" if state.total is None:
-                state.total, state.status = body["totalTasks"], "RUNNING"
-                state.best = {index: outcome for index, outcome in state.best.items() if index < body["totalTasks"]}
-                tolerated = body["job"]
-            case "PlanFailed":
-                state.status, state.ended = "FAILED", event.raw
-            case "TaskResults":
-                for result in body["results"]:
-                    _count(state, result["index"], result["outcome"], result.get("bytes", 0))
-        if state.ended is None and state.total is not None and len(state.best) >= state.total:
-            failed, limit = state.count(FAILED), tolerated.get("toleratedFailures", 0)
-            share = 100 * failed / max(state.total, 1)
-            fine = not failed or failed <= limit or share <= tolerated.get("toleratedFailurePercentage", 0)
-            state.status, state.ended = "COMPLETED" if fine else "COMPLETED_WITH_FAILURES", event.raw
+        if kind == "AttemptOpened":
+            _open(state, event)
+        elif state.end is None:
+            _step(state, event, str(kind))
+        if state.end is None:
+            _finish_if_done(state, event.raw)
     return state
+
+
+def _step(state: Folded, event: Decoded, kind: str) -> None:
+    body = event.body
+    if kind == "JobPlanned" and state.total is None and event.attempt >= state.plan:
+        state.total, state.status, state.tolerated = body["totalTasks"], "RUNNING", body["job"]
+        state.best = {index: outcome for index, outcome in state.best.items() if index < body["totalTasks"]}
+    elif kind == "PlanFailed" and event.attempt >= state.run:
+        state.replan = True
+        state.finish("FAILED", event.raw)
+    elif kind == "TaskResults" and event.attempt >= state.plan:
+        for result in body["results"]:
+            if event.attempt >= state.run or result["outcome"] == SUCCEEDED:
+                _count(state, result["index"], result["outcome"], result.get("bytes", 0))
+    elif kind == "JobCancelled" and body.get("attempt") in (None, state.attempt):
+        state.fill()
+        state.finish("CANCELLED" if body.get("error", "ExportCancelled") == "ExportCancelled" else "FAILED", event.raw)
+
+
+def _open(state: Folded, event: Decoded) -> None:
+    """Somebody else waits for the job: for what goes on, for what is there, or for another try of what failed."""
+    end, attempt = state.end, event.attempt
+    if attempt <= state.attempt or (end is None and not _subject(event.body).get("hasTaskToken")):
+        return
+    state.attempt = attempt
+    if end is None:
+        return
+    if end.status == "COMPLETED":
+        state.ends[attempt] = replace(end, raw=event.raw)
+        return
+    state.closed, state.run = state.shards(), attempt
+    if state.total is None or state.replan:
+        state.plan, state.status, state.total, state.best, state.replan = attempt, "PENDING", None, {}, False
+        # What the old list's runs have on the changelog counts nowhere.
+        state.closed, state.sizes = {}, defaultdict(int)
+    else:
+        state.status, state.tolerated = "RUNNING", _subject(event.body)
+        state.best = {index: outcome for index, outcome in state.best.items() if outcome == SUCCEEDED}
+
+
+def _finish_if_done(state: Folded, raw: Raw) -> None:
+    if state.total is None:
+        return
+    failed, limit = state.count(FAILED), state.tolerated.get("toleratedFailures", 0)
+    most = state.tolerated.get("toleratedFailurePercentage", 0)
+    fine = not failed or failed <= limit or 100 * failed / max(state.total, 1) <= most
+    if len(state.best) >= state.total:
+        state.finish("COMPLETED" if fine else "COMPLETED_WITH_FAILURES", raw)
+    elif not fine and (limit or most):
+        state.fill()
+        state.finish("COMPLETED_WITH_FAILURES", raw)
 
 
 def _count(state: Folded, index: int, outcome: str, size: int) -> None:
@@ -177,8 +255,15 @@ def _decoded(raw: Raw) -> Decoded | None:
 
 
 def _job_id(body: Mapping[str, Any]) -> str | None:
-    found = (body.get("job") or body.get("snapshot") or body).get("jobId")
+    found = _subject(body).get("jobId")
     return found if isinstance(found, str) else None
+
+
+def _subject(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where a record of any kind says which job and attempt it is of."""
+    body = body.get("request") or body
+    found: Mapping[str, Any] = body.get("job") or body.get("snapshot") or body
+    return found
 
 
 def _short_place(source: str) -> str:

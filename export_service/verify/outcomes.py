@@ -1,6 +1,6 @@
 """I1, I2, I3: how jobs end, what Step Functions was told, and the numbers.
 
-Jobs may have several attempts; what is said of one is compared with that one only. The fold is of the job's first attempt.
+Jobs may have several attempts; what is said of one is compared with the end of that one.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 from export_service.verify.evidence import Execution
 from export_service.verify.finding import RETENTION, Finding
-from export_service.verify.history import FAILED, SUCCEEDED, TERMINAL, Folded, History, Job
+from export_service.verify.history import TERMINAL, End, History, Job
 
 _COUNTERS = ("completedTasks", "failedTasks", "cancelledTasks")
 
@@ -88,10 +88,10 @@ def one_answer(history: History) -> Finding:
         if not job.whole or not folded.ended:
             cut += bool(calls)
             continue
-        right = "SendTaskSuccess" if folded.status == "COMPLETED" else "SendTaskFailure"
         for (attempt, where), call in calls.items():
-            if attempt == folded.attempt and call != right:
-                finding.violated(f"job {job.id} is {folded.status} by its results, and was answered with {call} ({where})")
+            end = folded.ends.get(attempt)
+            if end and call != ("SendTaskSuccess" if end.status == "COMPLETED" else "SendTaskFailure"):
+                finding.violated(f"job {job.id} is {end.status} by its results, and was answered with {call} ({where})")
     finding.count_gap(cut, "answered, and their results are not all there")
     for execution in evidence.executions:
         _execution(history, execution, finding)
@@ -108,14 +108,15 @@ def _execution(history: History, execution: Execution, finding: Finding) -> None
     job = history.jobs.get(execution.job_id or "")
     if job is None or not job.whole or not job.folded.ended:
         return
-    for told in answers[:1]:  # Of the first token: later attempts have their own results.
+    for told in answers:
         if told.get("error") == "ExportRejected":
             # Right for another message with the same id, which is then a dead letter.
             if any(letter.body.get("jobId") == job.id for letter in history.letters):
                 continue
             finding.violated(f"execution {execution.arn}: job {job.id} was accepted, and told ExportRejected")
-        elif wrong := _untrue(told, job.folded):
-            finding.violated(f"execution {execution.arn}: job {job.id} was told {wrong}")
+        # Which of the job's tokens was this execution's is not in its history.
+        elif all(wrong := [_untrue(told, end) for end in job.folded.ends.values()]):
+            finding.violated(f"execution {execution.arn}: job {job.id} was told {wrong[-1]}")
 
 
 def _answers(execution: Execution) -> Iterator[Mapping[str, Any]]:
@@ -142,16 +143,13 @@ def _object(text: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _untrue(told: Mapping[str, Any], folded: Folded) -> str | None:
-    right: dict[str, Any] = {
-        "totalTasks": folded.total,
-        "completedTasks": folded.count(SUCCEEDED),
-        "failedTasks": folded.count(FAILED),
-    }
-    right["status" if folded.status == "COMPLETED" else "error"] = {
+def _untrue(told: Mapping[str, Any], end: End) -> str | None:
+    right: dict[str, Any] = {"totalTasks": end.total, "completedTasks": end.counts[0], "failedTasks": end.counts[1]}
+    right["status" if end.status == "COMPLETED" else "error"] = {
         "COMPLETED": "COMPLETED",
         "COMPLETED_WITH_FAILURES": "JobCompletedWithFailures",
-    }.get(folded.status, told.get("error"))
+        "CANCELLED": "ExportCancelled",
+    }.get(end.status, told.get("error"))
     said = {name: told.get(name) for name in right}
     if "totalTasks" not in told and "error" in right:
         said = {"error": said["error"]}
@@ -172,8 +170,8 @@ def counters(history: History) -> Finding:
             said, total = tuple(snapshot.get(name, 0) for name in _COUNTERS), snapshot.get("totalTasks")
             if snapshot["status"].startswith("COMPLETED") and sum(said) != total:
                 finding.violated(f"job {job.id}: {' + '.join(map(str, said))} tasks are not the total, {total} ({place})")
-            elif job.whole and completion.attempt == job.folded.attempt and said != job.folded.counts:
-                seen = ", ".join(map(str, job.folded.counts))
+            elif job.whole and (end := job.folded.ends.get(completion.attempt)) and said != end.counts:
+                seen = ", ".join(map(str, end.counts))
                 finding.violated(
                     f"job {job.id}: {place} counts {', '.join(map(str, said))} succeeded, failed, cancelled; "
                     f"distinct ids on results are {seen}"

@@ -58,8 +58,8 @@ def _state(job: Job, raw: Raw | None, finding: Finding) -> None:
 
 def _shards(job: Job, changelog: Mapping[str, Raw], finding: Finding) -> None:
     total = job.folded.total
-    for number, right in job.folded.shards().items():
-        raw = changelog.get(f"{job.id}/{number}")
+    for (run, number), right in job.folded.shards().items():
+        raw = changelog.get(f"{job.id}/{number}" if run == 1 else f"{job.id}/{run}.{number}")
         if raw is None:
             finding.violated(f"job {job.id}: shard {number} is not on shards-changelog")
             continue
@@ -101,8 +101,8 @@ def _snapshot(evidence: Evidence, job: Job, finding: Finding) -> None:
 
 
 def _end(job: Job) -> dict[str, Any]:
-    ended = job.folded.ended
-    return {"bytes": sum(job.folded.sizes.values()), "completedAt": iso(ended.timestamp) if ended else None}
+    end = job.folded.end
+    return {"bytes": sum(job.folded.sizes.values()), "completedAt": iso(end.at) if end else None}
 
 
 def _differences(found: Mapping[str, Any], right: Mapping[str, Any]) -> str:

@@ -1,14 +1,15 @@
 """Two folds written apart, the pipeline's and the oracle's, agree on any history, also one that contradicts itself."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export_service.jobs import SHARD_TASKS, snapshot
+from export_service import snapshots
 from export_service.messages import ExportRequested, JobEvent, JobPlanned, Outcome, PlanFailed, Record, TaskResult, TaskResults
+from export_service.shards import SHARD_TASKS
 from export_service.verify.evidence import Bounds, Evidence, Raw
 from export_service.verify.history import History
 from export_service.verify.tables import tables_are_the_fold
-from tests.property.test_fold import JOB, START, run
+from tests.property.test_fold import JOB, START, histories, run
 
 INDICES = st.sampled_from([0, 1, 2, 3, SHARD_TASKS - 1, SHARD_TASKS, SHARD_TASKS + 1])
 
@@ -37,11 +38,15 @@ def record(topic: str, offset: int, key: str, value: Record | bytes) -> Raw:
     return Raw(topic, 0, offset, at, key.encode(), value if isinstance(value, bytes) else value.to_bytes())
 
 
-@given(st.lists(EVENTS, min_size=1, max_size=12))
+@given(st.one_of(st.lists(EVENTS, min_size=1, max_size=12), histories()))
+@settings(max_examples=500)
 def test_tables_of_the_pipeline_are_the_fold_of_the_oracle(events: list[JobEvent]) -> None:
     tables = run(events)
     assert tables.state is not None
-    shards = [record("shards-changelog", n, f"j/{n}", shard.to_bytes()) for n, shard in tables.shards.items()]
+    shards = [
+        record("shards-changelog", n, f"j/{number}" if run == 1 else f"j/{run}.{number}", shard.to_bytes())
+        for n, ((run, number), shard) in enumerate(tables.shards.items())
+    ]
     evidence = Evidence(
         settled=True,
         partitions={("results", 0): Bounds(0, len(events), len(events))},
@@ -51,7 +56,7 @@ def test_tables_of_the_pipeline_are_the_fold_of_the_oracle(events: list[JobEvent
             "jobs-changelog": (record("jobs-changelog", 0, "j", tables.state),),
             "shards-changelog": tuple(shards),
         },
-        snapshots={"j": snapshot("j", tables.state).model_dump(mode="json", by_alias=True, exclude_none=True)},
+        snapshots={"j": snapshots.of("j", tables.state).model_dump(mode="json", by_alias=True, exclude_none=True)},
     )
     finding = tables_are_the_fold(History(evidence))
     assert (finding.violations, finding.gaps) == ([], [])

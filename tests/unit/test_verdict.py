@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from export_service.cli.verify import as_object, as_text
-from export_service.jobs import Shard
+from export_service.shards import Shard
 from export_service.verify.evidence import Bounds, Destination, Evidence, Sample, Sent, Stored
 from export_service.verify.history import shard
 from export_service.verify.verdict import CHECKS, judge
