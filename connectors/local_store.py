@@ -1,6 +1,9 @@
-"""A folder as destination: a file appears under its name when it is whole, by rename.
+"""A folder as destination: a file appears under its name when it is whole.
 
-No fsync: a rename keeps files whole when the process dies, at any moment. When the machine loses power, the last seconds of files may
+Until then it has no name at all, where the file system can do that (Linux, O_TMPFILE), so that a worker that is killed leaves nothing
+behind. Elsewhere, and for the moment in which an older file is replaced, it has a hidden name that ends in `.part`.
+
+No fsync: this keeps files whole when the process dies, at any moment. When the machine loses power, the last seconds of files may
 be missing from the folder although they were counted; EXPORT_DESTINATION=s3://… does not have this limit.
 """
 
@@ -25,6 +28,7 @@ a millisecond on a busy disk, too long for the loop (measured: 40 % of its time)
 _SAMPLE = 32
 _Result = TypeVar("_Result")
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_UNNAMED = getattr(os, "O_TMPFILE", 0)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -46,8 +50,8 @@ class Pace:
 
 
 class _LocalSink:
-    def __init__(self, part: str, pool: Executor, pace: Pace) -> None:
-        self._part, self._pool, self._pace = part, pool, pace
+    def __init__(self, folder: str, part: str, pool: Executor, pace: Pace, unnamed: bool) -> None:
+        self._folder, self._part, self._pool, self._pace, self._unnamed = folder, part, pool, pace, unnamed
         self._fd: int | None = None
         self._waiting: bytes | bytearray = bytearray()
 
@@ -75,14 +79,17 @@ class _LocalSink:
     def _append(self, data: bytes | bytearray) -> None:
         if self._fd is None:
             try:
-                self._fd = os.open(self._part, _NEW, 0o644)
+                self._fd = self._open()
             except FileNotFoundError:
                 # Somebody removed the folder since we made it.
-                Path(self._part).parent.mkdir(parents=True, exist_ok=True)
-                self._fd = os.open(self._part, _NEW, 0o644)
+                Path(self._folder).mkdir(parents=True, exist_ok=True)
+                self._fd = self._open()
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]
+
+    def _open(self) -> int:
+        return os.open(self._folder, os.O_WRONLY | _UNNAMED, 0o644) if self._unnamed else os.open(self._part, _NEW, 0o644)
 
     def _whole(self, final: str) -> float:
         started = time.perf_counter()
@@ -91,8 +98,16 @@ class _LocalSink:
 
     def _finish(self, final: str) -> None:
         self._append(self._waiting)
+        if self._unnamed and self._fd is not None:
+            try:
+                return _name(self._fd, final)
+            except FileExistsError:
+                _name(self._fd, self._part)
+            finally:
+                self._close()
         self._close()
         os.replace(self._part, final)  # noqa: PTH105  # a Path here costs as much as the rename
+        return None
 
     def remove(self) -> None:
         self._close()
@@ -122,6 +137,7 @@ class LocalFolder:
         self._real_root: Path | None = None
         self._pace = Pace()
         self._folders: set[str] = set()
+        self._unnamed = False
 
     def uri(self, name: str) -> str:
         return (self._root / name).absolute().as_uri()
@@ -129,7 +145,7 @@ class LocalFolder:
     def create(self, name: str, size: int | None = None) -> "_LocalFile":  # noqa: ARG002
         folder, _, last = name.rpartition("/")
         path = self._folder(folder)
-        return _LocalFile(name, path, last, self._pool, self._pace)
+        return _LocalFile(name, path, last, self._pool, self._pace, self._unnamed)
 
     @property
     def quick(self) -> bool:
@@ -148,6 +164,7 @@ class LocalFolder:
                 raise _failure(error, folder or str(self._root)) from None
             if self._real_root is None:
                 self._real_root = self._root.resolve()
+                self._unnamed = can_be_unnamed(path)
             if not Path(path).resolve().is_relative_to(self._real_root):
                 raise TransferError("DestinationDenied", f"{folder!r} leads out of the destination by a link", retryable=False)
             self._folders.add(path)
@@ -157,10 +174,10 @@ class LocalFolder:
 class _LocalFile:
     """`async with` a file being written."""
 
-    def __init__(self, name: str, folder: str, last: str, pool: Executor, pace: Pace) -> None:
+    def __init__(self, name: str, folder: str, last: str, pool: Executor, pace: Pace, unnamed: bool) -> None:
         self._name, self._final = name, f"{folder}/{last}"
         # Random, because two workers may write the same file after a rebalance; the hidden name is shorter than any limit.
-        self._sink = _LocalSink(f"{folder}/.{os.urandom(8).hex()}.part", pool, pace)
+        self._sink = _LocalSink(folder, f"{folder}/.{os.urandom(8).hex()}.part", pool, pace, unnamed)
 
     def put(self, content: bytes) -> None:
         try:
@@ -182,6 +199,28 @@ class _LocalFile:
         if isinstance(error, OSError) and not isinstance(error, TimeoutError):
             raise _failure(error, self._name) from None
         raise error
+
+
+def can_be_unnamed(folder: str) -> bool:
+    """Whether a file in this folder can be written first and named afterwards."""
+    probe = f"{folder}/.{os.urandom(8).hex()}.part"
+    try:
+        fd = os.open(folder, os.O_WRONLY | _UNNAMED, 0o644)
+    except OSError:
+        return False
+    try:
+        _name(fd, probe)
+        os.unlink(probe)  # noqa: PTH108
+    except OSError:
+        return False  # no /proc
+    finally:
+        os.close(fd)
+    return True
+
+
+def _name(fd: int, path: str) -> None:
+    # The folder's descriptor is not used, as the path is absolute; without one, Python does not follow the link in /proc.
+    os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
 
 
 def folder_of(uri: str) -> Path:
