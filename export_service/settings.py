@@ -31,6 +31,9 @@ class Kafka(Group):
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
     replication_factor: Annotated[int, Field(ge=1, description="for topics that `topics declare` creates")] = 1
+    session_timeout_seconds: Annotated[
+        float, Field(ge=6, description="a worker that is silent for this long loses its partitions to others")
+    ] = 45
     request_timeout_seconds: Annotated[
         float, Field(gt=0, description="an unconfirmed record older than this stops the worker, which then replays")
     ] = 60

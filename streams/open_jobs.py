@@ -31,7 +31,11 @@ async def watch_open_jobs(settings: Settings, topic: str, watch: Watch, log: Any
 
     async def read() -> None:
         consumer = AIOKafkaConsumer(
-            **connection(settings), group_id=f"{settings.app_id}-watch", enable_auto_commit=False, auto_offset_reset="earliest"
+            **connection(settings),
+            group_id=f"{settings.app_id}-watch",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            session_timeout_ms=int(settings.kafka.session_timeout_seconds * 1000),
         )
         try:
             await consumer.start()

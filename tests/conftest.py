@@ -18,6 +18,11 @@ from export_service.settings import Settings, load
 make_importable()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seeds", type=int, default=2, help="seeds of the fault runs in tests/chaos")
+    parser.addoption("--first", type=int, default=1, help="the first of them")
+
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stacks.Stack]:
     """Kafka and AWS, with queue, table, bucket and state machine."""

@@ -1,32 +1,19 @@
 """The oracle beside a real pipeline: it says OK when all is well, and names a defect that is planted behind the pipeline's back."""
 
 import hashlib
-import json
 import os
 import subprocess
 import sys
 import uuid
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.chaos.judging import broken, run, sources
 from tests.chaos.oracle import Truth
-from tests.e2e.conftest import FileServer, World
+from tests.e2e.conftest import World
 
 pytestmark = pytest.mark.e2e
-
-
-def run(world: World, *arguments: str) -> tuple[int, dict[str, Any]]:
-    """Exit code, and invariant -> its part of the JSON."""
-    command = [sys.executable, *arguments, "--json"]
-    ended = subprocess.run(command, env=os.environ | world.env, capture_output=True, text=True, timeout=120, check=False)
-    assert ended.stdout, ended.stderr
-    return ended.returncode, {each["invariant"]: each for each in json.loads(ended.stdout)["invariants"]}
-
-
-def broken(found: dict[str, Any]) -> dict[str, list[str]]:
-    return {invariant: each["violations"] for invariant, each in found.items() if each["violations"]}
 
 
 def test_the_oracle_says_ok_to_a_healthy_run_and_names_what_is_broken_afterwards(world: World, tmp_path: Path) -> None:
@@ -48,7 +35,7 @@ def test_the_oracle_says_ok_to_a_healthy_run_and_names_what_is_broken_afterwards
         world.ended(job)
 
     truth = Truth(
-        sources={f"{world.files.base}/{name}": _sha256(FileServer.content(f"/{name}")) for name in [*names, "a.txt"]},
+        sources=sources(world, [*names, "a.txt"]),
         jobs=[good, bad, lost, quiet, signed],
         messages=[refused],
         secrets=[canary],

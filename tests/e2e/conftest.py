@@ -94,6 +94,7 @@ class World:
             "EXPORT_WORKER_DRAIN_SECONDS": "1",
         }
         self._prefix = unique
+        self.sent: list[dict[str, Any]] = []
         self._workers: list[subprocess.Popen[bytes]] = []
 
     def worker(self, **env: str) -> subprocess.Popen[bytes]:
@@ -139,6 +140,8 @@ class World:
         return str(answer["stateMachineArn"])
 
     def send(self, body: str | dict[str, Any]) -> None:
+        if isinstance(body, dict):
+            self.sent.append(body)
         self.sqs.send_message(QueueUrl=self.queue, MessageBody=body if isinstance(body, str) else json.dumps(body))
 
     def finished(self, arn: str) -> dict[str, Any]:
