@@ -17,7 +17,7 @@ from export_service import manifests, names
 from export_service.backoff import pauses, until_available
 from export_service.batching import MAX_BATCH_BYTES, batch_limit
 from export_service.failures import PlanError, TransferError
-from export_service.messages import ExportRequested, FileSpec, JobPlanned, PlanFailed, Record, Task, TaskBatch
+from export_service.messages import ExportRequested, FileSpec, JobAccepted, JobPlanned, PlanFailed, Record, Task, TaskBatch
 from export_service.ports import FileSource, Ledger, Publisher
 from export_service.prefixes import is_below
 from export_service.sealing import seal, unseal, without_query
@@ -53,6 +53,8 @@ class Planner:
         """Hand out all tasks, then say how many there are. The futures confirm the last record; all others are confirmed."""
         job = request.job
         run = _Run(self._publisher, self._topics.tasks.name, request)
+        key, results = job.job_id.encode(), self._topics.results.name
+        run.confirmations.append(await self._publisher.send(results, key, JobAccepted(job=job).to_bytes()))
         outcome: Record
         try:
             await self._read_all(request, run)
@@ -63,7 +65,7 @@ class Planner:
             self._log.warning("Cannot plan export job", jobId=job.job_id, cause=str(error))
         # The plan may only be known once every task of it is safe: a job that waits for a lost task would never end.
         await asyncio.gather(*run.confirmations)
-        return [await self._publisher.send(self._topics.results.name, job.job_id.encode(), outcome.to_bytes())]
+        return [await self._publisher.send(results, key, outcome.to_bytes())]
 
     async def _read_all(self, request: ExportRequested, run: "_Run") -> None:
         for tried, pause in enumerate(pauses(0.5, 10), start=1):

@@ -19,6 +19,7 @@ from itertools import pairwise
 
 from export_service.messages import (
     AttemptOpened,
+    JobAccepted,
     JobCancelled,
     JobEvent,
     JobInfo,
@@ -122,6 +123,10 @@ def fold(state: JobState | None, event: JobEvent, offset: int, at: datetime, sha
     if state.status.terminal:
         return Step(state)
     match event:
+        case JobAccepted():
+            if state.job is not None:
+                return Step(state)
+            return Step(state.model_copy(update={"job": event.job, "updated_at": at, "offset": offset}), changed=True)
         case JobPlanned():
             return _planned(state, event, offset, at, shard)
         case PlanFailed():

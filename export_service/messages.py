@@ -125,6 +125,13 @@ class TaskBatch(Record):
     tasks: tuple[Task, ...]
 
 
+class JobAccepted(Record):
+    """`results`: the plan step has begun; until it ends this is all that is known of the job."""
+
+    type: Literal["JobAccepted"] = "JobAccepted"
+    job: JobInfo
+
+
 class JobPlanned(Record):
     """`results`: the plan is complete; the job is `total_tasks` tasks."""
 
@@ -288,6 +295,6 @@ class DeadLetter(Record):
     at: Timestamp
 
 
-JobEvent = JobPlanned | PlanFailed | TaskResults | AttemptOpened | JobCancelled
+JobEvent = JobAccepted | JobPlanned | PlanFailed | TaskResults | AttemptOpened | JobCancelled
 job_events: TypeAdapter[JobEvent] = TypeAdapter(Annotated[JobEvent, Field(discriminator="type")])
 """Reads one `results` record. Raises pydantic.ValidationError."""

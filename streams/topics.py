@@ -14,6 +14,7 @@ from export_service.failures import SettingsError
 from export_service.settings import Settings
 from streams.kafka_client import MAX_RECORD_BYTES, connection, unreachable
 
+_RESULTS = "JobAccepted, JobPlanned, PlanFailed, TaskResults, AttemptOpened, JobCancelled"
 _DAY_MS = 24 * 3600 * 1000
 
 
@@ -71,7 +72,13 @@ def topics(settings: Settings) -> Topics:
     return Topics(
         requests=TopicSpec(name("requests"), "job", "ExportRequested", p, whole_messages=True),
         tasks=TopicSpec(name("tasks"), "job:index", "TaskBatch", d),
-        results=TopicSpec(name("results"), "job", "JobPlanned, PlanFailed, TaskResults, AttemptOpened", p, whole_messages=True),
+        results=TopicSpec(
+            name("results"),
+            "job",
+            _RESULTS,
+            p,
+            whole_messages=True,
+        ),
         snapshots=TopicSpec(name("snapshots"), "job", "JobSnapshot", p, compacted=True),
         completions=TopicSpec(name("completions"), "job", "JobCompleted", p),
         callbacks=TopicSpec(name("callbacks"), "job", "CallbackAnswered", p, retention_days=90),

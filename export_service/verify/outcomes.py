@@ -82,15 +82,14 @@ def one_answer(history: History) -> Finding:
             if answer.get("outcome") == "SENT":
                 calls[attempt, f"ATTEMPT#{attempt:04d}"] = answer["call"]
         folded = job.folded
-        if job.whole and not folded.ended and accepted:
-            told = ", ".join(place for answers in accepted.values() for place in answers)
-            finding.violated(f"job {job.id} was answered ({told}), and has not ended by its results")
-        if not job.whole or not folded.ended:
+        if not job.whole:
             cut += bool(calls)
             continue
         for (attempt, where), call in calls.items():
             end = folded.ends.get(attempt)
-            if end and call != ("SendTaskSuccess" if end.status == "COMPLETED" else "SendTaskFailure"):
+            if end is None:
+                finding.violated(f"job {job.id} was answered ({where}), and attempt {attempt} has not ended by its results")
+            elif end and call != ("SendTaskSuccess" if end.status == "COMPLETED" else "SendTaskFailure"):
                 finding.violated(f"job {job.id} is {end.status} by its results, and was answered with {call} ({where})")
     finding.count_gap(cut, "answered, and their results are not all there")
     for execution in evidence.executions:
@@ -184,6 +183,8 @@ def _plan(history: History, job: Job, finding: Finding) -> None:
     """Each index is one file, each name one index, and the total is what was handed out."""
     names: dict[int, str] = {}
     for batch, task in job.tasks():
+        if batch.attempt < job.folded.plan:
+            continue  # of a list of files that was given up
         if names.setdefault(task["index"], task["name"]) != task["name"]:
             finding.violated(
                 f"job {job.id}, task {task['index']} is two files, {names[task['index']]!r} and {task['name']!r} ({batch.raw.place})"

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.chaos.judging import judge
 from tests.e2e.conftest import World
 from tests.e2e.test_executions import expect_files, names, report
 
@@ -25,12 +26,14 @@ def test_after_a_failure_only_what_failed_runs_again(world: World) -> None:
     assert downloads(world) == 300
 
     world.files.missing = {f"/{wanted[250]}"}
-    second = json.loads(json.loads(world.finished(world.execute("again", job)[0])["output"])["error"]["Cause"])
+    arns = [arn, *(world.execute("again", job)[:1])]
+    second = json.loads(json.loads(world.finished(arns[-1])["output"])["error"]["Cause"])
     assert second.items() >= {"totalTasks": 300, "completedTasks": 299, "failedTasks": 1}.items()
     assert downloads(world) == 302, "the two that had failed, once more"
 
     world.files.missing = set()
-    third = json.loads(world.finished(world.execute("again", job)[0])["output"])["export"]
+    arns.append(world.execute("again", job)[0])
+    third = json.loads(world.finished(arns[-1])["output"])["export"]
     assert third.items() >= {"status": "COMPLETED", "totalTasks": 300, "completedTasks": 300, "failedTasks": 0}.items()
     assert downloads(world) == 303
     expect_files(world, job, wanted)
@@ -40,10 +43,11 @@ def test_after_a_failure_only_what_failed_runs_again(world: World) -> None:
     world.until(lambda: world.snapshot(job).get("attempt") == "3", "the snapshot is the third attempt's")
     assert world.ended(job)["status"] == "COMPLETED"
 
-    fourth = world.finished(world.execute("again", job)[0])
-    assert json.loads(fourth["output"])["export"] == third, "answered at once, with the job's own times"
+    arns.append(world.execute("again", job)[0])
+    assert json.loads(world.finished(arns[-1])["output"])["export"] == third, "answered at once, with the job's own times"
     assert downloads(world) == 303
-    assert world.queue_is_empty()
+    world.until(world.queue_is_empty, "the queue is empty")
+    judge(world, wanted, [job], arns)
 
 
 def test_while_it_runs_the_newest_token_gets_the_answer(world: World) -> None:
@@ -61,6 +65,7 @@ def test_while_it_runs_the_newest_token_gets_the_answer(world: World) -> None:
     assert downloads(world) == 20
     assert world.machine.describe_execution(executionArn=first)["status"] == "RUNNING", "its token was replaced by a newer one"
     expect_files(world, job, wanted)
+    judge(world, wanted, [job], [second])
 
 
 def test_a_list_of_files_that_has_changed_is_not_mixed_with_the_old_one(world: World) -> None:
@@ -78,4 +83,5 @@ def test_a_list_of_files_that_has_changed_is_not_mixed_with_the_old_one(world: W
     # The next one starts from nothing: the first plan of the job was given up.
     output = json.loads(world.finished(world.execute("changed", job)[0])["output"])["export"]
     assert output.items() >= {"status": "COMPLETED", "totalTasks": 5, "completedTasks": 5}.items()
+    judge(world, wanted, [job], [arn])
     expect_files(world, job, wanted)

@@ -7,6 +7,7 @@ import uuid
 
 import pytest
 
+from tests.chaos.judging import judge
 from tests.e2e.conftest import World
 from tests.e2e.test_executions import expect_files, names
 
@@ -60,6 +61,7 @@ def test_a_job_that_nobody_waits_for_any_more_is_cancelled_on_every_worker(world
 
     world.until(lambda: all(quiet() for _ in range(3)), "downloads have ended", seconds=5)
     assert downloads(world) < 150
+    judge(world, names(200), [job], [arn])
 
 
 def test_an_operator_cancels_a_job_and_the_state_is_told(world: World) -> None:
@@ -84,6 +86,7 @@ def test_an_operator_cancels_a_job_and_the_state_is_told(world: World) -> None:
     good, other = world.execute("wrong")
     assert world.finished(good)["status"] == "SUCCEEDED"
     expect_files(world, other, names(30))
+    judge(world, names(30), [job, other], [arn, good])
 
 
 def test_a_deadline_and_a_tolerance_end_a_job_with_what_they_say(world: World) -> None:
@@ -103,3 +106,5 @@ def test_a_deadline_and_a_tolerance_end_a_job_with_what_they_say(world: World) -
     snapshot = world.ended(late)
     assert (snapshot["status"], snapshot["error"], snapshot["cancelledTasks"]) == ("FAILED", "ExportDeadlineExceeded", "10")
     assert "0 of 10 tasks had ended" in snapshot["cause"]
+    world.files.gate.set()
+    judge(world, names(10), [bad, late], [])

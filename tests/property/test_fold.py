@@ -10,6 +10,7 @@ from export_service.jobs import JobState, Step, fold
 from export_service.messages import (
     AttemptOpened,
     ExportRequested,
+    JobAccepted,
     JobCancelled,
     JobEvent,
     JobInfo,
@@ -113,6 +114,7 @@ def histories(draw: st.DrawFn) -> Events:
     for attempt in range(1, draw(st.integers(2, 4)) + 1):
         job = JOB.model_copy(update={"attempt": attempt, "tolerated_failures": tolerated})
         plan = PlanFailed(job=job, cause="c") if draw(st.integers(0, 5)) == 0 else JobPlanned(job=job, total_tasks=total)
+        accepted = [JobAccepted(job=job)] if draw(st.booleans()) else []
         of = st.dictionaries(st.integers(0, total - 1), st.sampled_from(Outcome), max_size=3)
         stale = [results(draw(st.integers(1, attempt)), draw(of)) for _ in range(draw(st.integers(0, 4)))]
         rest = [results(attempt, {i: draw(st.sampled_from(Outcome))}) for i in range(total)] if draw(st.booleans()) else []
@@ -120,7 +122,7 @@ def histories(draw: st.DrawFn) -> Events:
         events += begun
         of_attempt = draw(st.sampled_from([None, attempt, 1]))
         cancelled = [JobCancelled(job_id="j", attempt=of_attempt, cause="c")] if draw(st.integers(0, 3)) == 0 else []
-        events += draw(st.permutations([plan, *stale, *rest, *cancelled]))
+        events += draw(st.permutations([plan, *accepted, *stale, *rest, *cancelled]))
     return events
 
 
@@ -195,6 +197,12 @@ def test_a_job_that_is_cancelled_counts_what_is_left_and_stays_cancelled() -> No
     assert (state.succeeded, state.failed, state.cancelled, tables.completions) == (1, 1, total - 2, [2])
     assert not tables.apply(results(1, {5: Outcome.SUCCEEDED}), 3).changed
     assert not tables.apply(cancel, 4).changed
+
+
+def test_a_job_is_known_before_its_list_is_read() -> None:
+    tables = run([JobAccepted(job=JOB), JobCancelled(job_id="j", cause="by hand")])
+    assert tables.state is not None
+    assert (tables.state.job, tables.state.status) == (JOB, JobStatus.CANCELLED)
 
 
 def test_a_token_that_nobody_waits_for_does_not_end_a_job_that_a_newer_one_waits_for() -> None:

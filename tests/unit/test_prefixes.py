@@ -128,7 +128,7 @@ async def test_a_manifest_may_name_allowed_urls_only(tmp_path: Path, host: str, 
     publisher: MemoryPublisher = MemoryPublisher()
     names, sources = topics(Settings()), Sources({"file": LocalFiles(tmp_path)})
     await Planner(sources, MemoryLedger(), publisher, names, 10, structlog.get_logger(), ALLOWED).plan(request)
-    outcome = planned.model_validate_json(publisher.values(names.results.name)[0])  # type: ignore[attr-defined]
+    outcome = planned.model_validate_json(publisher.values(names.results.name)[-1])  # type: ignore[attr-defined]
     if planned is PlanFailed:
         assert "m.csv, line 3: url: is not below one of EXPORT_DOWNLOAD_ALLOWED_URLS" in outcome.cause
         assert publisher.values(names.tasks.name) == []

@@ -236,7 +236,7 @@ DEFECTS: list[tuple[str, str, Plant]] = [
         "was accepted, and told ExportRejected",
         _told("good", {"taskFailedEventDetails": RESOURCE | {"error": "ExportRejected"}}),
     ),
-    ("I2", "young was answered (callbacks:0:3), and has not ended", _answered_too_early),
+    ("I2", "young was answered (callbacks:0:3), and attempt 1 has not ended", _answered_too_early),
     ("I3", "3 + 0 + 0 tasks are not the total, 11", _completion("good", totalTasks=11)),
     ("I3", "completions:0:0 counts 4, 0, 0", _completion("good", completedTasks=4, totalTasks=4)),
     ("I3", "completedTasks went from 1 (snapshots:0:0) back to 0", _goes_back),
