@@ -73,8 +73,9 @@ class Clients:
             # Longer than SQS's longest poll, 20 s.
             read_timeout=30,
             max_pool_connections=connections,
-            # Two quick tries; after that the caller decides, because it knows what waits meanwhile.
-            retries={"mode": "standard", "total_max_attempts": 2},
+            # Two quick tries; after that the caller decides, because it knows what waits meanwhile. One for Step Functions: a second
+            # try of a call whose reply was lost would be refused, and the caller could not know that it had been accepted.
+            retries={"mode": "standard", "total_max_attempts": 1 if service == "stepfunctions" else 2},
         )
         endpoint = self._aws.endpoint_for(service)
         async with AsyncExitStack() as stack:

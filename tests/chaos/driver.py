@@ -7,7 +7,7 @@ import subprocess
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.e2e.conftest import World
@@ -26,17 +26,20 @@ class Driver:
 
     Args:
         bounce: kills the broker and starts it again; None where it is not the test's own.
+        env: of the workers only.
     """
 
-    def __init__(self, world: World, seed: int, workers: int, bounce: Callable[[], None] | None) -> None:
-        self.world, self.random = world, random.Random(seed)
+    def __init__(
+        self, world: World, seed: int, workers: int, bounce: Callable[[], None] | None, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.world, self.random, self._env = world, random.Random(seed), SETTINGS | dict(env or {})
         self._wanted, self._bounce = workers, bounce
         self.workers: list[subprocess.Popen[bytes]] = []
         self.done: Counter[str] = Counter()
         self.story: list[str] = [f"seed {seed}"]
 
     def start(self) -> None:
-        self.workers = [self.world.worker(**SETTINGS) for _ in range(self._wanted)]
+        self.workers = [self.world.worker(**self._env) for _ in range(self._wanted)]
 
     def run(self, faults: int) -> None:
         """Some of the faults one after the other, with pauses in which work goes on."""
@@ -61,7 +64,7 @@ class Driver:
         """What a supervisor does."""
         self.workers = [worker for worker in self.workers if worker.poll() is None]
         while len(self.workers) < self._wanted:
-            self.workers.append(self.world.launch(**SETTINGS))
+            self.workers.append(self.world.launch(**self._env))
 
     def settle(self, condition: Callable[[], bool], what: str, seconds: float) -> None:
         def settled() -> bool:
@@ -90,7 +93,7 @@ class Driver:
             self.world.send(self.random.choice(self.world.sent))
 
     def _one_more(self) -> None:
-        self.workers.append(self.world.launch(**SETTINGS))
+        self.workers.append(self.world.launch(**self._env))
 
 
 def message(export_id: str, **fields: Any) -> dict[str, Any]:

@@ -1,13 +1,15 @@
-"""Workers are killed, frozen and stopped, the broker too, while jobs run; afterwards the oracle looks at what is there.
+"""Workers are killed, frozen and stopped, the broker too, and AWS has a bad day, while jobs run; then the oracle looks at what is there.
 
 CI runs a few seeds; `./dev chaos --seeds N` more. A seed that failed is run again with `--first SEED --seeds 1`.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.chaos.aws_faults import AwsFaults
 from tests.chaos.driver import Driver, message
 from tests.chaos.judging import judge
 from tests.e2e.conftest import World
@@ -30,7 +32,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("seed", range(first, first + seeds))
 
 
-def test_nothing_is_lost_or_counted_twice(world: World, broker: Broker, seed: int) -> None:
+@pytest.fixture
+def aws_faults(world: World, seed: int) -> Iterator[AwsFaults]:
+    made = AwsFaults(world.env["AWS_ENDPOINT"], seed, throttle=0.04, error=0.03, lost=0.04, slow=0.02)
+    made.start()
+    yield made
+    made.close()
+
+
+def test_nothing_is_lost_or_counted_twice(world: World, broker: Broker, aws_faults: AwsFaults, seed: int) -> None:
     def bounce() -> None:
         broker.kill()
         broker.start()
@@ -38,7 +48,8 @@ def test_nothing_is_lost_or_counted_twice(world: World, broker: Broker, seed: in
     world.env |= {"EXPORT_KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{broker.port}"}
     world.sqs.set_queue_attributes(QueueUrl=world.queue, Attributes={"VisibilityTimeout": "8"})
     world.files.delay = 0.02
-    driver = Driver(world, seed, 2, bounce)
+    services = ("SQS", "SFN", "DYNAMODB", "S3")
+    driver = Driver(world, seed, 2, bounce, {f"AWS_ENDPOINT_URL_{service}": aws_faults.url for service in services})
     wanted = [f"folder-{n % 5}/file-{n}.txt" for n in range(400)]
     world.files.missing = {"/missing/1", "/missing/2"}
     sizes = [1, 7, *(driver.random.randint(20, 400) for _ in range(4))]
@@ -66,4 +77,20 @@ def test_nothing_is_lost_or_counted_twice(world: World, broker: Broker, seed: in
         judge(world, wanted, jobs, executions, wait_seconds=120)
     except AssertionError as error:
         raise AssertionError("\n".join([*driver.story, str(error)])) from None
-    print(f"seed {seed}: {len(jobs)} jobs, {dict(driver.done)}: every invariant holds")
+    by_fault = Counter(name.partition(" ")[0] for name in aws_faults.done.elements())
+    print(f"seed {seed}: {len(jobs)} jobs, {dict(driver.done)}, AWS {dict(by_fault)}: every invariant holds")
+
+
+def test_an_answer_whose_reply_is_lost_is_known_to_be_ours(world: World) -> None:
+    faults = AwsFaults(world.env["AWS_ENDPOINT"], 1, lost=1)
+    world.catalog("lost", ["a.txt"])
+    try:
+        world.worker(AWS_ENDPOINT_URL_SFN=faults.start())
+        arn, job = world.execute("lost")
+        assert world.finished(arn)["status"] == "SUCCEEDED"
+        faults.chances["lost"] = 0
+        world.until(lambda: "callbackOutcome" in world.attempt(job, 1), "the answer is in the ledger")
+        assert world.attempt(job, 1)["callbackOutcome"] == "DUPLICATE"
+        assert not [line for line in world.logs() if line["level"] == "error"]
+    finally:
+        faults.close()

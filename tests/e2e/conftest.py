@@ -154,6 +154,12 @@ class World:
         item = self.table.get_item(TableName=self.table_name, Key=key).get("Item", {})
         return {name: next(iter(value.values())) for name, value in item.items()}
 
+    def attempt(self, job_id: str, number: int) -> dict[str, str]:
+        """Of the ledger."""
+        key = {"pk": {"S": f"JOB#{job_id}"}, "sk": {"S": f"ATTEMPT#{number:04d}"}}
+        item = self.table.get_item(TableName=self.table_name, Key=key).get("Item", {})
+        return {name: next(iter(value.values())) for name, value in item.items()}
+
     def ended(self, job_id: str) -> dict[str, str]:
         self.until(lambda: "completedAt" in self.snapshot(job_id), f"job {job_id} ends")
         return self.snapshot(job_id)
