@@ -48,8 +48,9 @@ def tally(
         except ValidationError as error:
             return entry.after([await dead_letters.put(record, str(error))])
         job_id = folding.job_of(event)
-        step = folding.fold(jobs.get(job_id), event, record.offset, record.timestamp, shard)
-        state, due = step.state, _snapshot_due(step, record, snapshot_every)
+        before = jobs.get(job_id)
+        step = folding.fold(before, event, record.offset, record.timestamp, shard)
+        state, due = step.state, _snapshot_due(before, step, record, snapshot_every)
         if due:
             state = state.model_copy(update={"snapshot_at": record.timestamp})
         if step.changed:
@@ -75,10 +76,12 @@ def tally(
     return handle
 
 
-def _snapshot_due(step: Step, record: Incoming, every: timedelta) -> bool:
-    """At the end always; before that at most once per `every` of record time, so that a replay sends the same snapshots."""
+def _snapshot_due(before: JobState | None, step: Step, record: Incoming, every: timedelta) -> bool:
+    """At the end, and whenever the status changes; else at most once per `every` of record time, so that a replay sends the same ones."""
     last = step.state.snapshot_at
-    return step.completes or step.reruns or (step.changed and (last is None or record.timestamp - last >= every))
+    if step.completes or before is None or before.status is not step.state.status:
+        return step.completes or step.changed
+    return step.changed and (last is None or record.timestamp - last >= every)
 
 
 def _rerun(request: ExportRequested, state: JobState, shard: ReadShard) -> ExportRequested:
