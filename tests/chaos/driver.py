@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections import Counter
@@ -35,6 +36,8 @@ class Driver:
         self.world, self.random, self._env = world, random.Random(seed), SETTINGS | dict(env or {})
         self._wanted, self._bounce = workers, bounce
         self.workers: list[subprocess.Popen[bytes]] = []
+        self.executions: list[tuple[str, str, str]] = []
+        """(export id, job id, execution ARN)."""
         self.done: Counter[str] = Counter()
         self.story: list[str] = [f"seed {seed}"]
 
@@ -49,6 +52,8 @@ class Driver:
             "freeze": self._freeze,
             "resend": self._resend,
             "one more": self._one_more,
+            "retry": self._retry,
+            "cancel": self._cancel,
         }
         if self._bounce is not None:
             known["broker"] = self._bounce
@@ -91,6 +96,27 @@ class Driver:
         """A message that was sent comes once more, as SQS may do."""
         if self.world.sent:
             self.world.send(self.random.choice(self.world.sent))
+
+    def execute(self, export_id: str, job_id: str | None = None) -> str:
+        """The job's id."""
+        arn, job = self.world.execute(export_id, job_id)
+        self.executions.append((export_id, job, arn))
+        return job
+
+    def ended(self, arn: str) -> bool:
+        return bool(self.world.machine.describe_execution(executionArn=arn)["status"] != "RUNNING")
+
+    def _retry(self) -> None:
+        """A job whose execution has ended is asked for again, with a token of its own. One that has not keeps its token."""
+        waiting = {job for _, job, arn in self.executions if not self.ended(arn)}
+        over = sorted({(export_id, job) for export_id, job, _ in self.executions if job not in waiting})
+        if over:
+            self.execute(*self.random.choice(over))
+
+    def _cancel(self) -> None:
+        """By the command line, as an operator does; a job that nobody knows yet, or that has ended, stays as it is."""
+        command = [sys.executable, "-m", "export_service", "cancel", self.random.choice(self.executions)[1]]
+        subprocess.run(command, env=os.environ | self.world.env, capture_output=True, check=False, timeout=60)
 
     def _one_more(self) -> None:
         self.workers.append(self.world.launch(**self._env))

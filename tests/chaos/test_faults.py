@@ -57,24 +57,23 @@ def test_nothing_is_lost_or_counted_twice(world: World, broker: Broker, aws_faul
         some = driver.random.sample(wanted, size)
         world.catalog(f"e{number}", some if number % 3 else [*some, "missing/1", "missing/2"])
     driver.start()
-    executions, jobs = [], []
+    jobs = []
     for number in range(len(sizes)):
-        arn, job = world.execute(f"e{number}")
-        executions.append(arn)
-        jobs.append(job)
+        jobs.append(driver.execute(f"e{number}"))
         quiet = message(f"e{number}")
         world.send(quiet)
         jobs.append(quiet["jobId"])
         driver.run(2)
 
     def ended() -> bool:
-        states = [world.machine.describe_execution(executionArn=arn)["status"] for arn in executions]
-        return "RUNNING" not in states and all("completedAt" in world.snapshot(job) for job in jobs)
+        return all(driver.ended(arn) for _, _, arn in driver.executions) and all(
+            "completedAt" in world.snapshot(job) for job in jobs
+        )
 
     driver.settle(ended, "every job has ended", 240)
     driver.settle(world.queue_is_empty, "the queue is empty", 60)
     try:
-        judge(world, wanted, jobs, executions, wait_seconds=120)
+        judge(world, wanted, jobs, [arn for _, _, arn in driver.executions], wait_seconds=120)
     except AssertionError as error:
         raise AssertionError("\n".join([*driver.story, str(error)])) from None
     by_fault = Counter(name.partition(" ")[0] for name in aws_faults.done.elements())
