@@ -16,6 +16,7 @@ and folding events again brings whichever is behind up to date without moving th
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import pairwise
+from typing import NamedTuple
 
 from export_service.messages import (
     AttemptOpened,
@@ -34,13 +35,21 @@ from export_service.messages import (
 from export_service.shards import SHARD_TASKS, ReadShard, Shard, ShardKey, Shards, ShardTally
 
 
+class Run(NamedTuple):
+    """The attempt that began it, and the offsets of the events that began and ended it. `stopped`: before its tasks had ended."""
+
+    attempt: int
+    begun: int
+    ended: int | None = None
+    stopped: bool = False
+
+
 class JobState(Record):
     """The `jobs` table's value. Offsets are of the job's partition of `results`."""
 
     attempt: int = 1
     """The newest; its token is answered."""
-    runs: tuple[tuple[int, int, int | None], ...] = ((1, -1, None),)
-    """Of each run the attempt that began it, and the offsets of the events that began and ended it."""
+    runs: tuple[Run, ...] = (Run(1, -1),)
     plan: int = 1
     """The attempt that the list of files is from. Outcomes of earlier ones are of another list."""
     plan_digest: str | None = None
@@ -59,17 +68,15 @@ class JobState(Record):
     snapshot_at: Timestamp | None = None
     error: str | None = None
     cause: str | None = None
-    stopped: bool = False
-    """It ended before its tasks had."""
 
     @property
     def run(self) -> int:
-        return self.runs[-1][0]
+        return self.runs[-1].attempt
 
     def run_at(self, offset: int) -> int | None:
         """The run that the event at `offset` was in; None if it came after its end."""
-        run, _, ended = next(each for each in reversed(self.runs) if each[1] < offset)
-        return run if ended is None or offset <= ended else None
+        run = next(each for each in reversed(self.runs) if each.begun < offset)
+        return run.attempt if run.ended is None or offset <= run.ended else None
 
     @property
     def succeeded(self) -> int:
@@ -162,14 +169,19 @@ def _again(state: JobState, event: JobEvent, offset: int, shard: ReadShard) -> S
     if isinstance(event, TaskResults):
         repaired = _join(state, event, offset, shard)
     for before, run in pairwise(state.runs):
-        if run[1] == offset and state.plan < run[0]:
-            repaired = _kept(state, before[0], run[0], offset, shard)
-    reruns = offset == state.runs[-1][1] and not state.status.terminal
-    completes = offset == state.completed_offset
-    stopped = completes and state.stopped
-    if stopped:
-        repaired = _fill(state, state.run, repaired, offset, shard)
-    return Step(state, repaired, completes=completes, cancels=stopped, reruns=reruns)
+        if run.begun == offset and state.plan < run.attempt:
+            repaired = _kept(state, before.attempt, run.attempt, offset, shard)
+    for run in state.runs:
+        if run.ended == offset and run.stopped and run.attempt >= state.plan:
+            repaired = _fill(state, run.attempt, repaired, offset, shard)
+    newest = state.runs[-1]
+    return Step(
+        state,
+        repaired,
+        completes=offset == state.completed_offset,
+        cancels=offset == newest.ended and newest.stopped,
+        reruns=offset == newest.begun and not state.status.terminal,
+    )
 
 
 def _opened(state: JobState, event: AttemptOpened, offset: int, at: datetime, shard: ReadShard) -> Step:
@@ -184,8 +196,8 @@ def _opened(state: JobState, event: AttemptOpened, offset: int, at: datetime, sh
         if state.status is not JobStatus.COMPLETED:
             return Step(moved, changed=True)
         return Step(moved.model_copy(update={"completed_offset": offset}), changed=True, completes=True)
-    begun = {"job": job, "runs": (*state.runs, (job.attempt, offset, None)), "snapshot_at": None}
-    nothing = {"completed_at": None, "completed_offset": None, "error": None, "cause": None, "stopped": False}
+    begun = {"job": job, "runs": (*state.runs, Run(job.attempt, offset)), "snapshot_at": None}
+    nothing = {"completed_at": None, "completed_offset": None, "error": None, "cause": None}
     moved = moved.model_copy(update=begun | nothing)
     if state.total is None or state.error == "ExportPlanFailed":
         # No list of files that the outcomes so far could be matched with.
@@ -312,8 +324,10 @@ def _stop(
     for number in range(-(-(state.total or 0) // SHARD_TASKS)):
         known = shards.get((state.run, number)) or _visible(state, state.run, number, shard)
         tallies[number : number + 1] = [known.tally()]
-    ended = {"tallies": tuple(tallies), "error": error, "cause": cause, "stopped": True}
-    return Step(_end(state.model_copy(update=ended), status, offset, at), shards, changed=True, completes=True, cancels=True)
+    ended = _end(
+        state.model_copy(update={"tallies": tuple(tallies), "error": error, "cause": cause}), status, offset, at, stopped=True
+    )
+    return Step(ended, shards, changed=True, completes=True, cancels=True)
 
 
 def _advance(state: JobState, shards: Shards, offset: int, at: datetime, shard: ReadShard) -> Step:
@@ -350,7 +364,7 @@ def _tolerated(state: JobState) -> bool:
     return state.failed <= state.job.tolerated_failures or percentage <= state.job.tolerated_failure_percentage
 
 
-def _end(state: JobState, status: JobStatus, offset: int, at: datetime) -> JobState:
+def _end(state: JobState, status: JobStatus, offset: int, at: datetime, *, stopped: bool = False) -> JobState:
     return state.model_copy(
         update={
             "status": status,
@@ -358,6 +372,6 @@ def _end(state: JobState, status: JobStatus, offset: int, at: datetime) -> JobSt
             "offset": offset,
             "completed_at": at,
             "completed_offset": offset,
-            "runs": (*state.runs[:-1], (*state.runs[-1][:2], offset)),
+            "runs": (*state.runs[:-1], state.runs[-1]._replace(ended=offset, stopped=stopped)),
         }
     )

@@ -126,6 +126,18 @@ def histories(draw: st.DrawFn) -> Events:
     return events
 
 
+def test_a_crash_after_the_next_attempt_began_repairs_the_run_that_was_stopped_before_it() -> None:
+    """Only the newest run was known to have been stopped: what the one before it had cancelled was lost (found by the test above, once)."""
+    job = JOB.model_copy(update={"tolerated_failures": 1})
+    failed = [results(1, {index: Outcome.FAILED}) for index in range(2)]
+    events: Events = [JobPlanned(job=job, total_tasks=3), *failed, opened(2), PlanFailed(job=job, cause="c")]
+    expected, kept = run(events), Tables()
+    kept.state = expected.state
+    for offset, event in enumerate(events):
+        kept.apply(event, offset)
+    assert kept.summary() == expected.summary()
+
+
 @given(st.data())
 @settings(max_examples=300)
 def test_a_failed_job_runs_again_without_what_has_succeeded(data: st.DataObject) -> None:
