@@ -233,8 +233,8 @@ def _planned(state: JobState, event: JobPlanned, offset: int, at: datetime, shar
         return Step(state)
     # A plan that was made twice from a manifest that shrank in between has outcomes beyond its end: they are not of this job.
     tallies = list(state.tallies)
-    for number in range(event.total_tasks // SHARD_TASKS, len(tallies)):
-        if (known := shard(state.run, number)).offset < offset:
+    for number in range(len(tallies)):
+        if (known := shard(state.run, number)).offset <= offset:
             tallies[number] = known.within(event.total_tasks - number * SHARD_TASKS).tally()
     planned = {
         "job": _answered_as(state, event.job),
@@ -332,12 +332,12 @@ def _stop(
 
 def _advance(state: JobState, shards: Shards, offset: int, at: datetime, shard: ReadShard) -> Step:
     if _hopeless(state):
-        assert state.total is not None
-        left = state.total - state.finished
-        cause = (
-            f"Job stopped after {state.failed} failed tasks, more than it tolerates; {left} of {state.total} total were cancelled"
-        )
-        return _stop(state, shards, JobStatus.COMPLETED_WITH_FAILURES, "JobCompletedWithFailures", cause, offset, at, shard)
+        step = _stop(state, shards, JobStatus.COMPLETED_WITH_FAILURES, "JobCompletedWithFailures", "", offset, at, shard)
+        # Counted afterwards: a replay may find the shards as this very event left them.
+        if left := step.state.cancelled:
+            failed, total = step.state.failed, step.state.total
+            cause = f"Job stopped after {failed} failed tasks, more than it tolerates; {left} of {total} total were cancelled"
+            return replace(step, state=step.state.model_copy(update={"cause": cause}))
     if state.total is None or state.finished < state.total:
         moved = state.model_copy(update={"updated_at": at, "offset": offset})
         return Step(moved, shards, changed=True)
@@ -352,7 +352,7 @@ def _hopeless(state: JobState) -> bool:
     """More tasks have failed than the caller said to tolerate. Who said nothing gets all that can be had."""
     job = state.job
     asked = job is not None and (job.tolerated_failures > 0 or job.tolerated_failure_percentage > 0)
-    return asked and bool(state.total) and state.finished < (state.total or 0) and not _tolerated(state)
+    return asked and bool(state.total) and not _tolerated(state)
 
 
 def _tolerated(state: JobState) -> bool:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -136,6 +137,19 @@ def test_a_crash_after_the_next_attempt_began_repairs_the_run_that_was_stopped_b
     for offset, event in enumerate(events):
         kept.apply(event, offset)
     assert kept.summary() == expected.summary()
+
+
+@pytest.mark.parametrize("plan_first", [True, False])
+def test_a_crash_that_keeps_the_shards_of_a_job_that_stopped_ends_it_again_for_the_same_reason(plan_first: bool) -> None:
+    """What the stop had cancelled was counted as if the tasks had ended; or, where the plan came last, not at all, and it never ended."""
+    plan = JobPlanned(job=JOB.model_copy(update={"tolerated_failures": 1}), total_tasks=3)
+    failed = results(1, {0: Outcome.FAILED, 1: Outcome.FAILED})
+    events: Events = [plan, failed] if plan_first else [failed, plan]
+    expected, kept = run(events), Tables()
+    kept.shards = dict(expected.shards)
+    last = [kept.apply(event, offset) for offset, event in enumerate(events)][-1]
+    assert kept.state == expected.state
+    assert (last.completes, last.cancels) == (True, True)
 
 
 @given(st.data())
