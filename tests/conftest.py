@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from export_service._app_path import make_importable
@@ -16,6 +17,9 @@ from export_service.devstack import stack as stacks
 from export_service.settings import Settings, load
 
 make_importable()
+# A busy machine is slow, and that is no failure.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
