@@ -126,8 +126,6 @@ class Downloader:
                     self._busy -= 1
                     self._ended(batch, _cancelled(task))
         self._fill()
-        if not self._busy:
-            self._idle.set()
 
     async def drain(self, seconds: float) -> None:
         """Finish what is under way within the deadline; hand back the rest. Afterwards every taken batch is accounted for."""
@@ -143,7 +141,7 @@ class Downloader:
             await self._hand_back(batch)
 
     def _fill(self) -> None:
-        """Start transfers until all slots are taken."""
+        """Start transfers until all slots are taken; tell who waits for room, or for the end of all."""
         while self._busy < self._concurrency and self._waiting and not self._draining:
             batch, task = self._waiting.popleft()
             if batch.entry.lost:
@@ -156,6 +154,8 @@ class Downloader:
             self._begin(batch, task)
         if len(self._waiting) < self._concurrency:
             self._room.set()
+        if not self._busy:
+            self._idle.set()
 
     def _begin(self, batch: _Batch, task: Task) -> None:
         try:
@@ -172,8 +172,6 @@ class Downloader:
         self._busy -= 1
         self._ended(batch, ended)
         self._fill()
-        if not self._busy:
-            self._idle.set()
 
     def _ended(self, batch: _Batch, ended: TaskResult) -> None:
         batch.unpublished.append(ended)

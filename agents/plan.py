@@ -6,7 +6,6 @@ only what has not succeeded, if the list is still the same.
 """
 
 import asyncio
-import base64
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ from export_service.messages import ExportRequested, FileSpec, JobAccepted, JobP
 from export_service.ports import FileSource, Ledger, Publisher
 from export_service.prefixes import is_below
 from export_service.sealing import seal, unseal, without_query
-from export_service.shards import SHARD_TASKS
+from export_service.shards import SHARD_TASKS, bitmap_from_text
 from streams.ack_window import Entry
 from streams.dead_letters import DeadLetters
 from streams.steps import Handle, Incoming
@@ -165,7 +164,7 @@ class _Run:
         self._publisher, self._topic, self._job = publisher, topic, request.job
         self._batch: list[Task] = []
         self._bytes = 0
-        self._done = {shard: int.from_bytes(base64.b64decode(bits), "little") for shard, bits in (request.done or {}).items()}
+        self._done = {shard: bitmap_from_text(bits) for shard, bits in (request.done or {}).items()}
         self.next = 0
         """The first task that was not handed out yet."""
         self.emitted = 0

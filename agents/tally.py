@@ -6,7 +6,6 @@ A completion that was lost in a crash is sent again, because the record that cau
 """
 
 import asyncio
-import base64
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -18,7 +17,7 @@ from export_service import snapshots
 from export_service.jobs import JobState, Step
 from export_service.messages import AttemptOpened, ExportRequested, JobCancelled, JobCompleted, ResultsRange, job_events
 from export_service.ports import Publisher
-from export_service.shards import ReadShard, Shard
+from export_service.shards import ReadShard, Shard, bitmap_to_text
 from streams.ack_window import Entry
 from streams.dead_letters import DeadLetters
 from streams.steps import Handle, Incoming
@@ -90,7 +89,7 @@ def _rerun(request: ExportRequested, state: JobState, shard: ReadShard) -> Expor
     if state.plan < state.run:
         for number in range(len(state.tallies)):
             if bitmap := shard(state.run, number).succeeded:
-                done[number] = base64.b64encode(bitmap.to_bytes((bitmap.bit_length() + 7) // 8, "little")).decode()
+                done[number] = bitmap_to_text(bitmap)
     return request.model_copy(update={"done": done or None, "plan_digest": state.plan_digest})
 
 

@@ -1,5 +1,6 @@
 """Outcomes of up to 8,192 tasks of a job as bitmaps, and their bytes in the changelog."""
 
+import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -74,3 +75,12 @@ ShardKey = tuple[int, int]
 Shards = Mapping[ShardKey, Shard]
 ReadShard = Callable[[int, int], Shard]
 """(run, number) -> that shard of this job, an empty one if there is none."""
+
+
+def bitmap_to_text(bitmap: int) -> str:
+    """Base64 of its bits, little endian: how a bitmap travels in a JSON record."""
+    return base64.b64encode(bitmap.to_bytes((bitmap.bit_length() + 7) // 8, "little")).decode()
+
+
+def bitmap_from_text(text: str) -> int:
+    return int.from_bytes(base64.b64decode(text), "little")

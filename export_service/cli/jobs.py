@@ -55,8 +55,6 @@ def status(job_id: str, as_json: Json = False) -> None:
     Example: export-service status 550e8400-e29b-41d4-a716-446655440000
     """
     snapshot = asyncio.run(_snapshot(job_id))
-    if snapshot is None:
-        raise ExportError(f"job {job_id} is not known in the table (EXPORT_TABLE_NAME); it may not have started yet")
     fields = snapshot.model_dump(mode="json", exclude={"v", "type"}, exclude_none=True)
     if as_json:
         sys.stdout.write(json.dumps(fields) + "\n")
@@ -77,8 +75,6 @@ def cancel(
     Example: export-service cancel 550e8400-e29b-41d4-a716-446655440000 --cause "wrong customer"
     """
     snapshot = asyncio.run(_snapshot(job_id))
-    if snapshot is None:
-        raise ExportError(f"job {job_id} is not known in the table (EXPORT_TABLE_NAME); it may not have started yet")
     asked = not snapshot.status.terminal
     if asked:
         asyncio.run(_publish(JobCancelled(job_id=job_id, cause=cause)))
@@ -111,11 +107,15 @@ async def _send(queue_url: str, body: str) -> None:
             raise unavailable("sqs", error, "EXPORT_QUEUE_URL") from None
 
 
-async def _snapshot(job_id: str) -> JobSnapshot | None:
+async def _snapshot(job_id: str) -> JobSnapshot:
+    """Raises ExportError for a job that is not known."""
     from connectors.aws import Clients
     from connectors.dynamodb import DynamoTable
 
     settings = load()
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(Clients(settings.aws).open("dynamodb"))
-        return await DynamoTable(client, settings.table.name, timedelta(days=settings.table.ttl_days)).get(job_id)
+        found = await DynamoTable(client, settings.table.name, timedelta(days=settings.table.ttl_days)).get(job_id)
+    if found is None:
+        raise ExportError(f"job {job_id} is not known in the table (EXPORT_TABLE_NAME); it may not have started yet")
+    return found
