@@ -122,6 +122,11 @@ class Worker(Group):
     ack_window: Annotated[int, Field(ge=1, description="records under way per agent")] = 1000
 
 
+class Metrics(Group):
+    port: Annotated[int | None, Field(ge=0, le=65535, description="serves /metrics for Prometheus; unset: not served")] = None
+    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+
+
 class Log(Group):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Annotated[Literal["auto", "json", "console"], Field(description="auto: console on a TTY, else json")] = "auto"
@@ -173,6 +178,7 @@ class Settings(BaseSettings):
     callback: Callback = Callback()
     watch: Watch = Watch()
     worker: Worker = Worker()
+    metrics: Metrics = Metrics()
     log: Log = Log()
     aws: Aws = Field(default_factory=Aws)
 

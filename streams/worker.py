@@ -34,6 +34,7 @@ from connectors.sqs import open_queue
 from connectors.step_functions import StepFunctionsCallback
 from export_service.backoff import until_available
 from export_service.failures import SettingsError, Unavailable
+from export_service.metrics import Metrics, serve
 from export_service.requests import Policy
 from export_service.settings import ROLES, Settings
 from export_service.transfer import Limits, Transfers, TransferTasks
@@ -79,8 +80,10 @@ class Worker:
         names = topics(self._settings)
         await until_available(lambda: ensure(self._settings, names), self._log)
         async with AsyncExitStack() as stack:
+            metrics = Metrics()
+            stack.callback(serve(metrics, self._settings.metrics))
             publisher = await until_available(lambda: stack.enter_async_context(KafkaPublisher(self._settings)), self._log)
-            parts = await Parts.open(self._settings, self._roles, names, publisher, stack, self._log)
+            parts = await Parts.open(self._settings, self._roles, names, publisher, metrics, stack, self._log)
             starts: list[Callable[[], Awaitable[None]]] = []
             stops: list[Callable[[], Awaitable[None]]] = []
             for name in ROLES:
@@ -117,6 +120,7 @@ class Parts:
         settings: Settings,
         names: Topics,
         publisher: KafkaPublisher,
+        metrics: Metrics,
         table: DynamoTable,
         step_functions: StepFunctionsCallback,
         http: HttpFiles,
@@ -126,6 +130,7 @@ class Parts:
         log: Any,
     ) -> None:
         self.settings, self.topics, self.publisher, self.table = settings, names, publisher, table
+        self.metrics = metrics
         self.step_functions, self.http, self.sources = step_functions, http, sources
         self.destinations, self.queue = destinations, queue
         self.log, self.clock = log, SystemClock()
@@ -138,6 +143,7 @@ class Parts:
         roles: Collection[str],
         names: Topics,
         publisher: KafkaPublisher,
+        metrics: Metrics,
         stack: AsyncExitStack,
         log: Any,
     ) -> "Parts":
@@ -156,7 +162,8 @@ class Parts:
         table = DynamoTable(dynamodb, settings.table.name, timedelta(days=settings.table.ttl_days))
         writers = stack.enter_context(ThreadPoolExecutor(_WRITERS, thread_name_prefix="write"))
         destinations = StoreDestinations(s3, writers)
-        return cls(settings, names, publisher, table, StepFunctionsCallback(sfn), http, sources, destinations, queue, log)
+        callbacks = StepFunctionsCallback(sfn)
+        return cls(settings, names, publisher, metrics, table, callbacks, http, sources, destinations, queue, log)
 
 
 Fatal = Callable[[BaseException], None]
