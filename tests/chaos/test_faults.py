@@ -1,93 +1,98 @@
-"""Workers are killed, frozen and stopped, the broker too, and AWS has a bad day, while jobs run; then the oracle looks at what is there.
+"""Things are done to workers, brokers, network and AWS while jobs run; then the oracle looks at what is there.
 
-CI runs a few seeds; `./dev chaos --seeds N` more. A seed that failed is run again with `--first SEED --seeds 1`.
+CI runs some scenarios; `./dev chaos --seeds N` all of them. One that failed is run again with `--first SEED --seeds 1 -k 'its name'`.
 """
 
-from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+import subprocess
+import time
 
 import pytest
 
+from tests.chaos import topics
 from tests.chaos.aws_faults import AwsFaults
-from tests.chaos.driver import Driver, message
+from tests.chaos.brokers import Brokers
+from tests.chaos.driver import NAMES, Driver
 from tests.chaos.judging import judge
+from tests.chaos.scenarios import SCENARIOS, Scenario
+from tests.chaos.table import Run
 from tests.e2e.conftest import World
-from tests.e2e.test_outages import Broker
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    made = Broker(tmp_path / "kafka")
-    made.start()
-    yield made
-    made.kill()
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "seed" in metafunc.fixturenames:
-        first, seeds = metafunc.config.getoption("--first"), metafunc.config.getoption("--seeds")
-        metafunc.parametrize("seed", range(first, first + seeds))
+    if "scenario" in metafunc.fixturenames:
+        option = metafunc.config.getoption
+        names = [name for name, each in SCENARIOS.items() if each.ci or option("--scenarios") == "all"]
+        seeds = range(option("--first"), option("--first") + option("--seeds"))
+        metafunc.parametrize(("scenario", "seed"), [(name, seed) for seed in seeds for name in names])
 
 
-@pytest.fixture
-def aws_faults(world: World, seed: int) -> Iterator[AwsFaults]:
-    made = AwsFaults(world.env["AWS_ENDPOINT"], seed, throttle=0.04, error=0.03, lost=0.04, slow=0.02)
-    made.start()
-    yield made
-    made.close()
-
-
-def test_nothing_is_lost_or_counted_twice(world: World, broker: Broker, aws_faults: AwsFaults, seed: int) -> None:
-    def bounce() -> None:
-        broker.kill()
-        broker.start()
-
-    world.env |= {"EXPORT_KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{broker.port}"}
+def test_nothing_is_lost_or_counted_twice(
+    world: World,
+    brokers: dict[int, Brokers],
+    aws_faults: AwsFaults,
+    runs: list[Run],
+    pytestconfig: pytest.Config,
+    scenario: str,
+    seed: int,
+) -> None:
+    began, plan = time.monotonic(), SCENARIOS[scenario]
+    cluster = brokers[plan.nodes]
+    cluster.start()
+    world.env |= {
+        "EXPORT_KAFKA_BOOTSTRAP_SERVERS": cluster.direct,
+        "EXPORT_KAFKA_REPLICATION_FACTOR": str(plan.nodes),
+        "EXPORT_TOPICS_DECLARE": "true",
+    }
     world.sqs.set_queue_attributes(QueueUrl=world.queue, Attributes={"VisibilityTimeout": "8"})
-    world.files.delay = 0.02
-    services = ("SQS", "SFN", "DYNAMODB", "S3")
-    driver = Driver(world, seed, 2, bounce, {f"AWS_ENDPOINT_URL_{service}": aws_faults.url for service in services})
-    wanted = [f"folder-{n % 5}/file-{n}.txt" for n in range(400)]
+    world.files.delay = 0.15
     world.files.missing = {"/missing/1", "/missing/2"}
-    sizes = [1, 7, *(driver.random.randint(20, 400) for _ in range(4))]
-    for number, size in enumerate(sizes):
-        some = driver.random.sample(wanted, size)
-        world.catalog(f"e{number}", some if number % 3 else [*some, "missing/1", "missing/2"])
-    driver.start()
-    jobs = []
-    for number in range(len(sizes)):
-        jobs.append(driver.execute(f"e{number}"))
-        quiet = message(f"e{number}")
-        world.send(quiet)
-        jobs.append(quiet["jobId"])
-        driver.run(2)
-
-    def ended() -> bool:
-        return all(driver.ended(arn) for _, _, arn in driver.executions) and all(
-            "completedAt" in world.snapshot(job) for job in jobs
-        )
-
-    driver.settle(ended, "every job has ended", 240)
-    driver.settle(world.queue_is_empty, "the queue is empty", 60)
+    aws_faults.reseed(f"{scenario} {seed}")
+    driver = Driver(world, f"{scenario} {seed}", cluster, aws_faults, plan.workers)
+    driver.env |= plan.env
+    verdicts: dict[str, str] = {}
     try:
-        judge(world, wanted, jobs, [arn for _, _, arn in driver.executions], wait_seconds=120)
+        verdicts = _run(driver, plan)
+    finally:
+        driver.heal()
+        jobs = {job for _, job, _ in driver.executions} | set(driver.quiet)
+        tasks = sum(int(world.snapshot(job).get("totalTasks", 0)) for job in jobs)
+        run = Run(scenario, plan.faults, seed, dict(driver.done), len(jobs), tasks, verdicts, round(time.monotonic() - began, 1))
+        runs.append(run)
+        if record := pytestconfig.getoption("--record"):
+            run.note(record)
+        world.close()
+        subprocess.run(["umount", str(world.folder / "out")], capture_output=True, check=False)
+        topics.delete_all(driver)
+
+
+def _run(driver: Driver, plan: Scenario) -> dict[str, str]:
+    plan.before(driver)
+    driver.start()
+    driver.jobs(plan.sizes)
+    plan.inject(driver)
+    driver.heal()
+    driver.jobs([5])
+    driver.settle()
+    jobs = [*{job for _, job, _ in driver.executions}, *driver.quiet]
+    executions = [arn for _, _, arn in driver.executions]
+    try:
+        return judge(driver.world, NAMES, jobs, executions, messages=driver.refused, samples=driver.samples, wait_seconds=120)
     except AssertionError as error:
         raise AssertionError("\n".join([*driver.story, str(error)])) from None
-    by_fault = Counter(name.partition(" ")[0] for name in aws_faults.done.elements())
-    print(f"seed {seed}: {len(jobs)} jobs, {dict(driver.done)}, AWS {dict(by_fault)}: every invariant holds")
 
 
 def test_an_answer_whose_reply_is_lost_is_known_to_be_ours(world: World) -> None:
-    faults = AwsFaults(world.env["AWS_ENDPOINT"], 1, lost=1)
+    faults = AwsFaults(world.env["AWS_ENDPOINT"], "1")
+    faults.start()
+    faults.chances["lost"] = 1
     world.catalog("lost", ["a.txt"])
     try:
-        world.worker(AWS_ENDPOINT_URL_SFN=faults.start())
+        world.worker(AWS_ENDPOINT_URL_SFN=faults.url)
         arn, job = world.execute("lost")
         assert world.finished(arn)["status"] == "SUCCEEDED"
-        faults.chances["lost"] = 0
+        faults.heal()
         world.until(lambda: "callbackOutcome" in world.attempt(job, 1), "the answer is in the ledger")
         assert world.attempt(job, 1)["callbackOutcome"] == "DUPLICATE"
         assert not [line for line in world.logs() if line["level"] == "error"]

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,20 @@ import pytest
 from export_service.devstack import aws, processes
 from export_service.devstack.stack import Stack
 
+WORKER = (sys.executable, "-m", "export_service", "worker")
+
 
 class FileServer:
-    """Serves `content(path)` after `delay` seconds for every path but those in `missing`; `gate` holds answers back while cleared."""
+    """Serves `content(path)` after `delay` seconds for every path but those in `missing`; `gate` holds answers back while cleared.
+
+    `misbehave`, if set, is given the handler, the path and how often it was asked for; True if it has answered.
+    """
 
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()
         self.missing: set[str] = set()
         self.delay = 0.0
+        self.misbehave: Callable[[BaseHTTPRequestHandler, str, int], bool] | None = None
         self.gate = threading.Event()
         self.gate.set()
         outer = self
@@ -40,6 +46,8 @@ class FileServer:
                     return
                 outer.gate.wait(60)
                 time.sleep(outer.delay)  # a slow source, not a wait for luck
+                if outer.misbehave and outer.misbehave(self, name, outer.requests[self.path]):
+                    return
                 body = outer.content(name)
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
@@ -97,20 +105,20 @@ class World:
         self.sent: list[dict[str, Any]] = []
         self._workers: list[subprocess.Popen[bytes]] = []
 
-    def worker(self, **env: str) -> subprocess.Popen[bytes]:
+    def worker(self, command: Sequence[str] = WORKER, **env: str) -> subprocess.Popen[bytes]:
         """Start a worker and wait until it is ready."""
-        child = self.launch(**env)
+        child = self.launch(command, **env)
         log = self.folder / f"worker-{len(self._workers) - 1}.log"
         self.until(lambda: child.poll() is not None or '"Worker ready"' in log.read_text(), "the worker is ready")
         assert child.poll() is None, log.read_text()
         return child
 
-    def launch(self, **env: str) -> subprocess.Popen[bytes]:
+    def launch(self, command: Sequence[str] = WORKER, **env: str) -> subprocess.Popen[bytes]:
         """Start a worker."""
         number = len(self._workers)
         log = self.folder / f"worker-{number}.log"
         own = {"EXPORT_WORKER_STATE_DIR": str(self.folder / f"state-{number}")} | env
-        child = processes.start([sys.executable, "-m", "export_service", "worker"], log, self.env | own)
+        child = processes.start(command, log, self.env | own)
         self._workers.append(child)
         return child
 
@@ -139,10 +147,12 @@ class World:
         answer = self.machine.create_state_machine(name=name, definition=json.dumps(definition), roleArn=role)
         return str(answer["stateMachineArn"])
 
-    def send(self, body: str | dict[str, Any]) -> None:
+    def send(self, body: str | dict[str, Any]) -> str:
+        """The message's id."""
         if isinstance(body, dict):
             self.sent.append(body)
-        self.sqs.send_message(QueueUrl=self.queue, MessageBody=body if isinstance(body, str) else json.dumps(body))
+        text = body if isinstance(body, str) else json.dumps(body)
+        return str(self.sqs.send_message(QueueUrl=self.queue, MessageBody=text)["MessageId"])
 
     def finished(self, arn: str) -> dict[str, Any]:
         self.until(lambda: self.machine.describe_execution(executionArn=arn)["status"] != "RUNNING", f"{arn} ends")
