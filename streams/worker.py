@@ -4,6 +4,7 @@ Reading order is data flow: connector -> plan -> download -> tally -> callback, 
 """
 
 import asyncio
+import os
 import signal
 from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +55,8 @@ _WRITERS = 16
 """Threads that write files: they wait for the file system, not for the processor."""
 EXIT_FAILED = 1
 """Something unexpected: restart the worker, it replays what was not confirmed."""
+EXIT_INTERRUPTED = 130
+"""Told to stop a second time."""
 
 
 class Worker:
@@ -319,7 +322,8 @@ async def run_until_signalled(settings: Settings, roles: Collection[str]) -> int
     def on_signal() -> None:
         nonlocal told
         if told:
-            raise SystemExit(130)
+            # Not SystemExit: the interpreter would wait for Faust's consumer threads, and they wait for this loop.
+            os._exit(EXIT_INTERRUPTED)
         told = True
         worker.stop()
 

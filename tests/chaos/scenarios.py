@@ -356,7 +356,7 @@ def _dying_at(point: str) -> Scenario:
 SCENARIOS = {
     "workers killed": Scenario("F1", _times(5, Driver.kill), ci=True),
     "workers frozen": Scenario("F3", _times(2, lambda driver: driver.freeze(1.1, 1.6)), ci=True),
-    "workers told to stop": Scenario("F4", _terminate_twice),
+    "workers told to stop": Scenario("F4", _terminate_twice, ci=True),
     "rebalance storm": Scenario("F5", _storm, workers=4, sizes=(1, 150, 100, 200)),
     "broker killed": Scenario("F6", _times(3, Driver.bounce), ci=True),
     "broker stopped for long": Scenario("F7", _broker_away),
