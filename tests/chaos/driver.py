@@ -91,7 +91,8 @@ class Driver:
             self.replace()
             return condition()
 
-        self.world.until(replaced, what, seconds)
+        # Each look asks AWS about every job, on the processors that the workers need.
+        self.world.until(replaced, what, seconds, every=0.3)
 
     def noted(self, name: str) -> None:
         self.story.append(f"{time.monotonic():.1f} {name}")
@@ -126,8 +127,8 @@ class Driver:
 
     def all_ended(self) -> bool:
         jobs = {job for _, job, _ in self.executions} | set(self.quiet)
-        return all(self.ended(arn) for _, _, arn in self.executions) and all(
-            "completedAt" in self.world.snapshot(job) for job in jobs
+        return all("completedAt" in self.world.snapshot(job) for job in jobs) and all(
+            self.ended(arn) for _, _, arn in self.executions
         )
 
     # Faults

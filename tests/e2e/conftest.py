@@ -183,13 +183,13 @@ class World:
         counts = self.sqs.get_queue_attributes(QueueUrl=self.queue, AttributeNames=names)["Attributes"]
         return all(counts[name] == "0" for name in names)
 
-    def until(self, condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    def until(self, condition: Callable[[], bool], what: str, seconds: float = 60, every: float = 0.05) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
                 tails = "\n".join(processes.tail(path, 30) for path in sorted(self.folder.glob("worker-*.log")))
                 raise AssertionError(f"waited {seconds:g} s and still not: {what}\n{tails}")
-            time.sleep(0.05)
+            time.sleep(every)
 
     def close(self) -> None:
         for child in self._workers:
