@@ -58,6 +58,10 @@ def _no_answer(handler: Handler, _: bytes) -> None:
     handler.close_connection = True
 
 
+def _loop(handler: Handler, body: bytes) -> None:
+    _status(302, Location=handler.path)(handler, body)
+
+
 _WAYS: list[tuple[Callable[[Handler, bytes], None], bool]] = [
     # What is done, and whether it ever gets better.
     (_status(500), True),
@@ -69,7 +73,7 @@ _WAYS: list[tuple[Callable[[Handler, bytes], None], bool]] = [
     (_stall, True),
     (_endless_chunk, True),
     (_no_answer, True),
-    (_status(302, Location="/loop"), False),
+    (_loop, False),
 ]
 
 
