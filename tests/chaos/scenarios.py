@@ -163,7 +163,12 @@ def _poison(driver: Driver) -> None:
 
 
 def _bad_source(driver: Driver) -> None:
-    driver.world.files.misbehave = bad_source.misbehave
+    def misbehave(handler: bad_source.Handler, name: str, times: int) -> bool:
+        answered = bad_source.misbehave(handler, name, times)
+        driver.done["bad answer"] += answered
+        return answered
+
+    driver.world.files.misbehave = misbehave
 
 
 def _to_s3(driver: Driver) -> None:
