@@ -54,6 +54,8 @@ class Driver:
         """Jobs without a token."""
         self.refused: list[str] = []
         """Message ids of what nobody can read."""
+        self.stateless: set[str] = set()
+        """Jobs whose state was deleted, after they had ended."""
         self.done: Counter[str] = Counter()
         self.samples: list[tuple[str, int, int]] = []
         self.story: list[str] = [f"seed {seed}"]

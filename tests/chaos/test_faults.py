@@ -79,7 +79,16 @@ def _run(driver: Driver, plan: Scenario) -> dict[str, str]:
     jobs = [*{job for _, job, _ in driver.executions}, *driver.quiet]
     executions = [arn for _, _, arn in driver.executions]
     try:
-        return judge(driver.world, NAMES, jobs, executions, messages=driver.refused, samples=driver.samples, wait_seconds=120)
+        return judge(
+            driver.world,
+            NAMES,
+            jobs,
+            executions,
+            messages=driver.refused,
+            samples=driver.samples,
+            stateless=driver.stateless,
+            wait_seconds=120,
+        )
     except AssertionError as error:
         raise AssertionError("\n".join([*driver.story, str(error)])) from None
 

@@ -29,21 +29,53 @@ def _with_admin(driver: Driver, act: Callable[[AIOKafkaAdminClient], Awaitable[T
     return asyncio.run(run())
 
 
+async def _configure(admin: AIOKafkaAdminClient, driver: Driver, **config: str) -> None:
+    """All that is not said goes back to the broker's defaults."""
+    named = {name.replace("_", "."): value for name, value in config.items()}
+    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, named) for name in _changelogs(driver)])
+
+
 def compact_at_once(driver: Driver) -> None:
     """Small segments, cleaned as soon as they are closed."""
-    configs = {"segment.ms": "500", "min.cleanable.dirty.ratio": "0.01", "segment.bytes": "1048576", "max.compaction.lag.ms": "500"}
 
     async def act(admin: AIOKafkaAdminClient) -> None:
-        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, configs) for name in _changelogs(driver)])
+        quickly = {"segment_ms": "500", "max_compaction_lag_ms": "500", "min_cleanable_dirty_ratio": "0.01"}
+        await _configure(admin, driver, cleanup_policy="compact", segment_bytes="1048576", **quickly)
 
     _with_admin(driver, act)
 
 
+def changelog_records(driver: Driver) -> tuple[int, int]:
+    """How many are there, and how many ever were."""
+
+    async def count() -> tuple[int, int]:
+        consumer = AIOKafkaConsumer(bootstrap_servers=driver.brokers.direct, auto_offset_reset="earliest")
+        await consumer.start()
+        try:
+            numbers = range(int(driver.world.env["EXPORT_TOPICS_PARTITIONS"]))
+            places = [TopicPartition(name, number) for name in _changelogs(driver) for number in numbers]
+            consumer.assign(places)
+            await consumer.seek_to_beginning(*places)
+            ends = await consumer.end_offsets(places)
+            there = 0
+            while any([await consumer.position(place) < end for place, end in ends.items()]):
+                there += sum(map(len, (await consumer.getmany(timeout_ms=500)).values()))
+            return there, sum(ends.values())
+        finally:
+            await consumer.stop()
+
+    return asyncio.run(count())
+
+
 def empty_changelogs(driver: Driver) -> None:
+    """A topic that is only compacted refuses this, so somebody must have meant it."""
+
     async def act(admin: AIOKafkaAdminClient) -> None:
+        await _configure(admin, driver, cleanup_policy="compact,delete")
         found = await admin.describe_topics(_changelogs(driver))
         places = [TopicPartition(each["topic"], part["partition"]) for each in found for part in each["partitions"]]
         await admin.delete_records({place: RecordsToDelete(before_offset=-1) for place in places})
+        await _configure(admin, driver, cleanup_policy="compact")
 
     _with_admin(driver, act)
 
