@@ -12,6 +12,7 @@ from typing import Any
 
 from export_service.failures import CallbackError, CallbackRefused, Unavailable
 from export_service.messages import JobCancelled, JobSnapshot, iso_millis
+from export_service.metrics import Metrics
 from export_service.ports import Clock, Ledger, Publisher, TaskCallback
 from export_service.settings import Watch as WatchSettings
 
@@ -40,12 +41,13 @@ class Watch:
         publisher: Publisher,
         clock: Clock,
         settings: WatchSettings,
+        metrics: Metrics,
         *,
         results_topic: str,
         log: Any,
     ) -> None:
         self._callback, self._ledger, self._publisher, self._clock = callback, ledger, publisher, clock
-        self._settings, self._results, self._log = settings, results_topic, log
+        self._settings, self._results, self._metrics, self._log = settings, results_topic, metrics, log
         self._open: dict[str, _Open] = {}
         self._beats = asyncio.Semaphore(settings.concurrency)
 
@@ -104,12 +106,15 @@ class Watch:
                 if known is None or known.token is None or known.answer is not None:
                     return
                 await self._callback.heartbeat(known.token)
+                self._metrics.heartbeats.labels("sent").inc()
         except CallbackRefused as error:
+            self._metrics.heartbeats.labels("refused").inc()
             self._log.warning("Nobody waits for this job any more", jobId=job_id, attempt=attempt, error=error.code)
             if error.code != "InvalidToken":
                 cause = f"Step Functions does not wait for it any more: {error.code}"
                 await self._end(JobCancelled(job_id=job_id, attempt=attempt, cause=cause))
         except (CallbackError, Unavailable) as error:
+            self._metrics.heartbeats.labels("failed").inc()
             # The next one may get through; a missed one is what HeartbeatSeconds leaves room for.
             self._log.warning("Heartbeat not sent", jobId=job_id, error=str(error))
             if (current := self._open.get(job_id)) is not None:

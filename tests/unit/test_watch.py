@@ -9,6 +9,7 @@ from agents.watch import Watch
 from connectors.memory import MemoryCallback, MemoryLedger, MemoryPublisher
 from export_service.failures import CallbackRefused, CallbackThrottled
 from export_service.messages import JobCancelled, JobSnapshot, JobStatus
+from export_service.metrics import Metrics
 from export_service.settings import Watch as Settings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -27,12 +28,14 @@ class Bench:
     def __init__(self, **settings: Any) -> None:
         self.clock, self.ledger, self.callback = Clock(), MemoryLedger(), MemoryCallback()
         self.publisher: MemoryPublisher = MemoryPublisher()
+        self.metrics = Metrics()
         self.watch = Watch(
             self.callback,
             self.ledger,
             self.publisher,
             self.clock,
             Settings(**settings),
+            self.metrics,
             results_topic="results",
             log=structlog.get_logger(),
         )
