@@ -46,6 +46,7 @@ from streams.publisher import KafkaPublisher
 from streams.results_reader import read_results
 from streams.role import FaustRole, confirmed_table
 from streams.steps import end_with
+from streams.stuck_jobs import explain
 from streams.topics import Topics, ensure, topics
 from tables.jobs import Jobs
 from tables.shards import Shards
@@ -285,6 +286,7 @@ def _watch(parts: Parts, fatal: Fatal) -> StartStop:
         parts.clock,
         settings.watch,
         parts.metrics,
+        partial(explain, settings, names),
         results_topic=names.results.name,
         log=parts.log,
     )

@@ -19,11 +19,13 @@ from export_service.devstack.stack import Stack
 
 
 class FileServer:
-    """Serves `content(path)` after `delay` seconds for every path but those in `missing`; `gate` holds answers back while cleared."""
+    """Serves `content(path)` after `delay` seconds for every path but those in `missing`; `gate` holds answers back while cleared:
+    all of them, or those in `held`."""
 
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()
         self.missing: set[str] = set()
+        self.held: set[str] = set()
         self.delay = 0.0
         self.gate = threading.Event()
         self.gate.set()
@@ -38,7 +40,8 @@ class FileServer:
                 if name in outer.missing:
                     self.send_error(404)
                     return
-                outer.gate.wait(60)
+                if not outer.held or name in outer.held:
+                    outer.gate.wait(60)
                 time.sleep(outer.delay)  # a slow source, not a wait for luck
                 body = outer.content(name)
                 self.send_response(200)
