@@ -133,7 +133,7 @@ def callback(
         try:
             completed = JobCompleted.model_validate_json(record.value or b"")
         except ValidationError as error:
-            return entry.after([await dead_letters.put(record, str(error))])
+            return entry.after([await dead_letters.put(record, error)])
         report_uri = await until_available(lambda: write_with_retries(reporter, completed, log), log)
         said = await answerer.answer(completed, report_uri)
         if said is None:

@@ -20,12 +20,13 @@ from export_service.devstack.stack import Stack
 
 class FileServer:
     """Serves `content(path)` after `delay` seconds for every path but those in `missing`; `gate` holds answers back while cleared:
-    all of them, or those in `held`."""
+    all of them, or those in `held`. `answers` says status, headers and body of some paths."""
 
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()
         self.missing: set[str] = set()
         self.held: set[str] = set()
+        self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
         self.delay = 0.0
         self.gate = threading.Event()
         self.gate.set()
@@ -43,9 +44,10 @@ class FileServer:
                 if not outer.held or name in outer.held:
                     outer.gate.wait(60)
                 time.sleep(outer.delay)  # a slow source, not a wait for luck
-                body = outer.content(name)
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
+                status, headers, body = outer.answers.get(name, (200, {}, outer.content(name)))
+                self.send_response(status)
+                for header, value in {"Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(header, value)
                 self.end_headers()
                 self.wfile.write(body)
 
@@ -100,20 +102,20 @@ class World:
         self.sent: list[dict[str, Any]] = []
         self._workers: list[subprocess.Popen[bytes]] = []
 
-    def worker(self, **env: str) -> subprocess.Popen[bytes]:
+    def worker(self, *command: str, **env: str) -> subprocess.Popen[bytes]:
         """Start a worker and wait until it is ready."""
-        child = self.launch(**env)
+        child = self.launch(*command, **env)
         log = self.folder / f"worker-{len(self._workers) - 1}.log"
-        self.until(lambda: child.poll() is not None or '"Worker ready"' in log.read_text(), "the worker is ready")
+        self.until(lambda: child.poll() is not None or "Worker ready" in log.read_text(), "the worker is ready")
         assert child.poll() is None, log.read_text()
         return child
 
-    def launch(self, **env: str) -> subprocess.Popen[bytes]:
-        """Start a worker."""
+    def launch(self, *command: str, **env: str) -> subprocess.Popen[bytes]:
+        """Start a worker, or another command in its place."""
         number = len(self._workers)
         log = self.folder / f"worker-{number}.log"
         own = {"EXPORT_WORKER_STATE_DIR": str(self.folder / f"state-{number}")} | env
-        child = processes.start([sys.executable, "-m", "export_service", "worker"], log, self.env | own)
+        child = processes.start(command or [sys.executable, "-m", "export_service", "worker"], log, self.env | own)
         self._workers.append(child)
         return child
 

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.e2e
 SLOW = {"EXPORT_DOWNLOAD_CONCURRENCY": "2", "EXPORT_TALLY_SNAPSHOT_SECONDS": "0.2"}
 
 
-def cli(world: World, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def cli(world: World, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "export_service", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=world.env | {"PATH": ""}, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, env=world.env | {"PATH": ""} | env, check=False, timeout=60)
 
 
 def downloads(world: World) -> int:
