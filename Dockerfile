@@ -43,7 +43,10 @@ CMD ["5000", "0.0.0.0"]
 FROM base AS worker
 COPY --from=build /opt/venv /opt/venv
 ENV EXPORT_WORKER_STATE_DIR=/var/lib/export-service/worker \
-    EXPORT_LOG_FORMAT=json
+    EXPORT_LOG_FORMAT=json \
+    EXPORT_METRICS_PORT=9464 \
+    EXPORT_METRICS_HOST=0.0.0.0
+EXPOSE 9464
 # SIGTERM drains; a second one ends at once.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["export-service"]

@@ -1,8 +1,8 @@
 """completions -> report, Step Functions, callbacks: writes the job's report, then answers the waiting state, once.
 
 A callback that fails never fails a job. The answer is claimed in the ledger, sent, and what Step Functions said is kept there and published
-on `callbacks`. A completion that comes again finds that and stops; after a crash between the call and its record, the token that is
-refused is known to be one that we may have used.
+on `callbacks`. A completion that comes again finds that, and only publishes it again; after a crash between the call and its record, the
+token that is refused is known to be one that we may have used.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from export_service.backoff import pauses, until_available
 from export_service.callbacks import Failure, Success, answer, cut
 from export_service.failures import CallbackDenied, CallbackInvalid, CallbackRefused, CallbackThrottled
 from export_service.messages import CallbackAnswered, CallbackOutcome, JobCompleted
+from export_service.metrics import Metrics
 from export_service.ports import Clock, Ledger, Publisher, TaskCallback
 from export_service.redaction import fingerprint, redact
 from export_service.settings import Callback as CallbackSettings
@@ -26,21 +27,29 @@ from streams.topics import Topics
 
 
 class Answerer:
-    def __init__(self, callback: TaskCallback, ledger: Ledger, clock: Clock, settings: CallbackSettings, log: Any) -> None:
-        self._callback, self._ledger, self._clock, self._settings, self._log = callback, ledger, clock, settings, log
+    def __init__(
+        self, callback: TaskCallback, ledger: Ledger, clock: Clock, settings: CallbackSettings, metrics: Metrics, log: Any
+    ) -> None:
+        self._callback, self._ledger, self._clock, self._settings = callback, ledger, clock, settings
+        self._metrics, self._log = metrics, log
         # Only the call itself holds a slot: a job that waits to try again holds nobody up.
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._rate = AsyncLimiter(settings.per_second, 1)
 
     async def answer(self, completed: JobCompleted, report_uri: str | None) -> CallbackAnswered | None:
-        """Tell Step Functions; what it said, or None if nobody waits or was told already."""
+        """Tell Step Functions, unless it was told already; what it said, or None if nobody waits."""
         job = completed.snapshot
         attempt = await until_available(lambda: self._ledger.claim(job.job_id, job.attempt, self._clock.now()), self._log)
-        if attempt is None or attempt.token is None or attempt.answer is not None:
+        if attempt is None or attempt.token is None:
             return None
+        if attempt.answer is not None:
+            # Its record on `callbacks` may have been lost with the worker that had this answer.
+            return attempt.answer
         payload = answer(job, self._settings.cause, report_uri)
         said = await self._send(completed, attempt.token, payload, maybe_accepted=attempt.claimed)
         await until_available(lambda: self._ledger.record_answer(said), self._log)
+        # Not before: an answer that is in the ledger is not given, and so not counted, again.
+        self._metrics.answered(said)
         return said
 
     async def _send(
@@ -63,21 +72,25 @@ class Answerer:
                 )
                 return self._answered(completed, token, call, CallbackOutcome.SENT, None, tries)
             except CallbackRefused as error:
+                self._metrics.not_accepted(error)
                 # The answer to an earlier try may have been lost on its way to us: then the refused token is one we used.
                 outcome = CallbackOutcome.DUPLICATE if maybe_accepted else CallbackOutcome.ORPHANED
                 if outcome is CallbackOutcome.ORPHANED:
                     self._failed(completed, error.code)
                 return self._answered(completed, token, call, outcome, error.code, tries)
             except CallbackInvalid as error:
+                self._metrics.not_accepted(error)
                 self._failed(completed, error.code)
                 if isinstance(payload, Failure):
                     return self._answered(completed, token, call, CallbackOutcome.ORPHANED, error.code, tries)
                 payload = Failure("InvalidOutput", cut(f"Step Functions refused the job's output: {error}", 1000))
             except CallbackThrottled as error:
+                self._metrics.not_accepted(error)
                 maybe_accepted = True
                 self._log.warning("Step Functions callback will be retried", jobId=job.job_id, error=error.code, tries=tries)
                 await asyncio.sleep(pause)
             except CallbackDenied as error:
+                self._metrics.not_accepted(error)
                 self._failed(
                     completed, error.code, wayOut="allow states:SendTaskSuccess and states:SendTaskFailure, in the token's Region"
                 )
@@ -98,7 +111,8 @@ class Answerer:
         tries: int,
     ) -> CallbackAnswered:
         job, now = completed.snapshot, self._clock.now()
-        latency = round((now - job.completed_at).total_seconds() * 1000) if job.completed_at else None
+        # A new token for a job that succeeded before asks for its answer long after `completed_at`.
+        latency = max(0, round((now - job.updated_at).total_seconds() * 1000))
         return CallbackAnswered(
             job_id=job.job_id,
             attempt=job.attempt,
@@ -119,7 +133,7 @@ def callback(
         try:
             completed = JobCompleted.model_validate_json(record.value or b"")
         except ValidationError as error:
-            return entry.after([await dead_letters.put(record, str(error))])
+            return entry.after([await dead_letters.put(record, error)])
         report_uri = await until_available(lambda: write_with_retries(reporter, completed, log), log)
         said = await answerer.answer(completed, report_uri)
         if said is None:

@@ -100,7 +100,7 @@ class Downloader:
         try:
             parsed = TaskBatch.model_validate_json(record.value or b"")
         except ValidationError as error:
-            return entry.after([await self._dead_letters.put(record, str(error))])
+            return entry.after([await self._dead_letters.put(record, error)])
         if not parsed.tasks:
             return entry.done()
         sealed = any(task.query is not None for task in parsed.tasks)

@@ -209,7 +209,7 @@ def plan(planner: Planner, dead_letters: DeadLetters) -> Handle:
         try:
             request = ExportRequested.model_validate_json(record.value or b"")
         except ValidationError as error:
-            return entry.after([await dead_letters.put(record, str(error))])
+            return entry.after([await dead_letters.put(record, error)])
         return entry.after(await planner.plan(request))
 
     return handle

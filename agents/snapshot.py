@@ -24,7 +24,7 @@ def snapshot(store: SnapshotStore, dead_letters: DeadLetters, log: Any) -> Handl
         try:
             new = JobSnapshot.model_validate_json(record.value or b"")
         except ValidationError as error:
-            return entry.after([await dead_letters.put(record, str(error))])
+            return entry.after([await dead_letters.put(record, error)])
         known, entries = waiting.get(new.job_id, (new, []))
         newest = max(known, new, key=lambda snapshot: (snapshot.attempt, snapshot.version))
         waiting[new.job_id] = (newest, [*entries, entry])

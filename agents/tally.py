@@ -45,7 +45,7 @@ def tally(
         try:
             event = job_events.validate_json(record.value or b"")
         except ValidationError as error:
-            return entry.after([await dead_letters.put(record, str(error))])
+            return entry.after([await dead_letters.put(record, error)])
         job_id = folding.job_of(event)
         before = jobs.get(job_id)
         step = folding.fold(before, event, record.offset, record.timestamp, shard)

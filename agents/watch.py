@@ -6,17 +6,22 @@ that is refused because nobody waits any more ends the job, and so does its dead
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from export_service.failures import CallbackError, CallbackRefused, Unavailable
 from export_service.messages import JobCancelled, JobSnapshot, iso_millis
+from export_service.metrics import Metrics
 from export_service.ports import Clock, Ledger, Publisher, TaskCallback
 from export_service.settings import Watch as WatchSettings
 
 _AGAIN = timedelta(seconds=60)
 """After which the end of a job is asked for once more, if it has not come."""
+
+Explain = Callable[[Collection[str]], Awaitable[Mapping[str, Mapping[str, Any]]]]
+"""What else can be told of jobs that do not move, as fields of the log, by job id. May take a while. Raises Unavailable."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,16 @@ class Watch:
         publisher: Publisher,
         clock: Clock,
         settings: WatchSettings,
+        metrics: Metrics,
+        explain: Explain,
         *,
         results_topic: str,
         log: Any,
     ) -> None:
         self._callback, self._ledger, self._publisher, self._clock = callback, ledger, publisher, clock
-        self._settings, self._results, self._log = settings, results_topic, log
+        self._settings, self._results, self._metrics, self._log = settings, results_topic, metrics, log
+        self._explain = explain
+        self._telling: asyncio.Task[None] | None = None
         self._open: dict[str, _Open] = {}
         self._beats = asyncio.Semaphore(settings.concurrency)
 
@@ -67,10 +76,19 @@ class Watch:
     def forget(self) -> None:
         """All: what is still ours will be seen again."""
         self._open.clear()
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
 
     async def tick(self) -> None:
         now = self._clock.now()
         await asyncio.gather(*(self._look(job_id, job, now) for job_id, job in list(self._open.items())))
+        if self._telling is not None and self._telling.done():
+            self._telling.result()  # raises what is a defect
+            self._telling = None
+        if self._telling is None and (stuck := [job_id for job_id, job in self._open.items() if self._stuck(job, now)]):
+            # Beside the beats, which must not wait for it; and of all at once, as an outage may have stopped many.
+            self._telling = asyncio.create_task(self._tell(stuck, now))
 
     async def _look(self, job_id: str, job: _Open, now: datetime) -> None:
         snapshot = job.snapshot
@@ -85,15 +103,22 @@ class Watch:
         elif snapshot.has_task_token and now >= job.beat_at and snapshot.updated_at > job.beaten_at:
             self._open[job_id] = job = replace(job, beat_at=now + self._every(snapshot), beaten_at=now)
             await self._beat(job_id, job)
-        elif now - max(snapshot.updated_at, job.told_at) >= timedelta(seconds=self._settings.stuck_seconds):
+
+    def _stuck(self, job: _Open, now: datetime) -> bool:
+        return now - max(job.snapshot.updated_at, job.told_at) >= timedelta(seconds=self._settings.stuck_seconds)
+
+    async def _tell(self, stuck: list[str], now: datetime) -> None:
+        try:
+            more = await self._explain(stuck)
+        except Unavailable as error:
+            more = {job_id: {"missingTasks": f"not known: {error}"} for job_id in stuck}
+        for job_id in stuck:
+            if (job := self._open.get(job_id)) is None or not self._stuck(job, now):
+                continue  # it has ended or moved meanwhile
             self._open[job_id] = replace(job, told_at=now)
-            left = None if snapshot.total_tasks is None else snapshot.total_tasks - snapshot.completed_tasks - snapshot.failed_tasks
+            moved = iso_millis(job.snapshot.updated_at)
             self._log.warning(
-                "Export job does not move",
-                jobId=job_id,
-                status=snapshot.status.value,
-                lastMoved=iso_millis(snapshot.updated_at),
-                tasksLeft=left,
+                "Export job does not move", jobId=job_id, status=job.snapshot.status.value, lastMoved=moved, **more[job_id]
             )
 
     async def _beat(self, job_id: str, job: _Open) -> None:
@@ -104,12 +129,15 @@ class Watch:
                 if known is None or known.token is None or known.answer is not None:
                     return
                 await self._callback.heartbeat(known.token)
+                self._metrics.heartbeats.labels("sent").inc()
         except CallbackRefused as error:
+            self._metrics.heartbeats.labels("refused").inc()
             self._log.warning("Nobody waits for this job any more", jobId=job_id, attempt=attempt, error=error.code)
             if error.code != "InvalidToken":
                 cause = f"Step Functions does not wait for it any more: {error.code}"
                 await self._end(JobCancelled(job_id=job_id, attempt=attempt, cause=cause))
         except (CallbackError, Unavailable) as error:
+            self._metrics.heartbeats.labels("failed").inc()
             # The next one may get through; a missed one is what HeartbeatSeconds leaves room for.
             self._log.warning("Heartbeat not sent", jobId=job_id, error=str(error))
             if (current := self._open.get(job_id)) is not None:

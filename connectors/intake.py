@@ -17,6 +17,7 @@ from export_service.backoff import pauses
 from export_service.callbacks import failure
 from export_service.failures import CallbackError, CallbackThrottled, RequestRejected, Unavailable
 from export_service.messages import AttemptOpened, DeadLetter
+from export_service.metrics import Metrics
 from export_service.ports import Clock, Ledger, Publisher, QueueMessage, RequestQueue, TaskCallback
 from export_service.redaction import body_without_secrets, names_token, without_secrets
 from export_service.requests import Parsed, Policy, parse
@@ -49,6 +50,7 @@ class Intake:
         policy: Policy,
         settings: Queue,
         answers: Callback,
+        metrics: Metrics,
         *,
         requests_topic: str,
         results_topic: str,
@@ -58,7 +60,7 @@ class Intake:
         self._queue, self._ledger, self._publisher, self._callback = queue, ledger, publisher, callback
         self._clock, self._policy, self._settings, self._answers = clock, policy, settings, answers
         self._requests, self._results, self._dead_letters = requests_topic, results_topic, dead_letters_topic
-        self._log = log
+        self._metrics, self._log = metrics, log
         self._slots = asyncio.Semaphore(settings.max_in_flight)
         self._work: set[asyncio.Task[None]] = set()
         self._not_begun: list[QueueMessage] = []
@@ -144,6 +146,8 @@ class Intake:
             opened = AttemptOpened(request=parsed.requested(attempt, now, message.id))
             await (await self._publisher.send(self._results, key, opened.to_bytes(), headers=headers))
         await self._ledger.mark_published(parsed.job_id, attempt.number)
+        if attempt.number == attempt.first:
+            self._metrics.jobs_accepted.labels("true" if parsed.token else "false").inc()
         self._log.info(
             "Processing export job",
             jobId=parsed.job_id,
@@ -170,6 +174,7 @@ class Intake:
             await (await self._publisher.send(self._dead_letters, key, letter))
 
         await self._until_available(publish)
+        self._metrics.requests_rejected.labels({None: "no_token", True: "true", False: "false"}[told]).inc()
         self._log.warning("Rejected export request", jobId=rejected.job_id, messageId=message.id, reason=rejected.reason)
 
     async def _tell(self, rejected: RequestRejected, token: str) -> bool:
@@ -183,6 +188,7 @@ class Intake:
                 return True
             except CallbackError as error:
                 code = error.code
+                self._metrics.not_accepted(error)
                 if not isinstance(error, CallbackThrottled) or await self._stopped_within(pause):
                     break
         text = f"Failed to send Step Functions callback for job {rejected.job_id}: {code}"

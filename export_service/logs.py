@@ -1,6 +1,7 @@
 """Logs: one JSON object a line with `level`, `msg`, `time`, `jobId`, …; a readable form on a terminal.
 
-A processor drops what must not be written, so that a mistake at a call site does not leak a bearer secret.
+The last processor before the form drops what must not be written, from our lines, libraries' and tracebacks alike, so that a mistake at a
+call site, or an exception that quotes what it was given, does not leak a bearer secret. Tracebacks never show local variables.
 """
 
 import logging
@@ -12,8 +13,7 @@ from typing import Any, Literal
 import structlog
 from structlog.typing import Processor
 
-from export_service.redaction import redact
-from export_service.sealing import without_query
+from export_service.redaction import redact, value_without_secrets
 
 _TOKENS = ("token", "taskToken", "task_token")
 _QUIET = ("aiokafka", "botocore", "aiobotocore", "aioboto3", "faust", "mode", "asyncio", "aiohttp")
@@ -49,14 +49,13 @@ class Repeats(logging.Filter):
 
 
 def hide_secrets(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Shorten tokens and cut URL queries, wherever a caller put them."""
+    """Shorten tokens; cut URL queries, passwords and what is called a token from all text, wherever a caller put them."""
     for name, value in event.items():
-        if not isinstance(value, str):
-            continue
-        if name in _TOKENS and "****" not in value:
-            event[name] = redact(value)
-        elif "://" in value and "?" in value and " " not in value:
-            event[name] = without_query(value)
+        if name in _TOKENS and isinstance(value, str):
+            event[name] = value if "****" in value else redact(value)
+        else:
+            plain = value is None or isinstance(value, str | int | float | dict | list)
+            event[name] = value_without_secrets(value if plain else repr(value))
     return event
 
 
@@ -67,17 +66,14 @@ def configure(level: str, form: Literal["auto", "json", "console"], **bound: str
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-        hide_secrets,
     ]
     last: list[Processor]
     if console:
-        last = [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
+        # Its own way to show an exception would be rich's, with all local variables.
+        last = [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback)]
     else:
-        last = [
-            structlog.processors.format_exc_info,
-            structlog.processors.EventRenamer("msg"),
-            structlog.processors.JSONRenderer(),
-        ]
+        last = [structlog.processors.EventRenamer("msg"), structlog.processors.JSONRenderer()]
+    last = [structlog.processors.format_exc_info, hide_secrets, *last]
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

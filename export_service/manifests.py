@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from export_service.failures import PlanError
+from export_service.redaction import without_secrets
 
 MAX_LINE_BYTES = 1 << 20
 _COLUMNS = ("url", "name", "size", "sha256")
@@ -47,7 +48,9 @@ async def read(chunks: AsyncIterator[bytes], form: Literal["jsonl", "csv"]) -> A
         if header is None:
             header = [cell.strip().lower() for cell in cells]
             if "url" not in header:
-                raise PlanError(f"line {number}: the header row has no column 'url' (it has {', '.join(header)[:200]})")
+                raise PlanError(
+                    f"line {number}: the header row has no column 'url' (it has {without_secrets(', '.join(header))[:200]})"
+                )
             continue
         if len(cells) != len(header):
             raise PlanError(f"line {number}: {len(cells)} columns, the header row has {len(header)}")

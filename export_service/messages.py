@@ -274,7 +274,7 @@ class CallbackAnswered(Record):
     tries: int = 0
     answered_at: Timestamp
     latency_ms: int | None = None
-    """From `completedAt` to the answer."""
+    """From the event that ended the job, or asked for its answer again, to the answer."""
 
 
 class DeadLetter(Record):

@@ -17,6 +17,8 @@ _TOKEN_FIELD = re.compile(
     r"""(?:(")(?:[^"\\]|\\.)*|(\\+")(?:[^"\\]|\\+[^"\\])*|(')[^']*|[A-Za-z0-9+/=_.-]{16,})""",
     re.IGNORECASE | re.DOTALL,
 )
+_BARE_TOKEN = re.compile(r"AAAAKgAAAAIA[A-Za-z0-9+/=_-]{20,}")
+"""How the tokens of Step Functions begin: known as such where nothing beside them says so."""
 _URL = r"[a-zA-Z][a-zA-Z0-9+.-]*://"
 _QUERY = re.compile(rf"""(\b{_URL}[^\s"'?\\]*)\?[^\s"'\\]*""")
 # The second form is a password with a '/' in it, which makes the URL invalid, but not less secret.
@@ -46,6 +48,7 @@ def without_secrets(text: str, token: str | None = None) -> str:
     if token and len(token) >= _SHORTEST:
         text = text.replace(token, HIDDEN)
     text = _TOKEN_FIELD.sub(lambda found: "".join(filter(None, found.groups())) + HIDDEN, text)
+    text = _BARE_TOKEN.sub(HIDDEN, text)
     return _USERINFO.sub(rf"\1{HIDDEN}@", _QUERY.sub(rf"\1?{HIDDEN}", text))
 
 

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from export_service.addresses import Network, parse_networks
 from export_service.failures import SettingsError
 from export_service.prefixes import parse_prefixes
+from export_service.redaction import without_secrets
 
 ROLES = ("connector", "plan", "download", "tally", "callback", "snapshot", "watch")
 Role = Literal["connector", "plan", "download", "tally", "callback", "snapshot", "watch"]
@@ -120,6 +121,7 @@ class Worker(Group):
     drain_seconds: Annotated[float, Field(gt=0, description="at SIGTERM: time to finish what is under way")] = 20
     state_dir: Annotated[Path, Field(description="RocksDB stores and Faust's files")] = Path(".export-service/worker")
     ack_window: Annotated[int, Field(ge=1, description="records under way per agent")] = 1000
+    core_dumps: Annotated[bool, Field(description="allow core files and debuggers, which show task tokens and credentials")] = False
 
 
 class Metrics(Group):
@@ -223,6 +225,8 @@ def load(**overrides: object) -> Settings:
         lines = []
         for mistake in error.errors():
             name = "EXPORT_" + "_".join(str(part) for part in mistake["loc"]).upper()
-            given = "" if "password" in name.lower() or not mistake["loc"] else f"={mistake['input']!r}"
-            lines.append(f"{name.rstrip('_')}{given}: {mistake['msg'].removeprefix('Value error, ')}")
+            # A name that is not known may be a password's with a slip in it; a group's input is all of it.
+            shown = isinstance(mistake["input"], str) and mistake["type"] != "extra_forbidden" and "password" not in name.lower()
+            given = f"={mistake['input']!r}" if shown else ""
+            lines.append(without_secrets(f"{name.rstrip('_')}{given}: {mistake['msg'].removeprefix('Value error, ')}"))
         raise SettingsError("\n".join(lines)) from None

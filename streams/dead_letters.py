@@ -1,11 +1,15 @@
-"""Where a record goes that cannot be processed: whole, with its place and the reason, so that nothing is lost and nothing blocks."""
+"""Where a record goes that cannot be processed: whole but for secrets, with its place and the reason, so that nothing is lost and
+nothing blocks. The topic keeps it longer than the record itself is kept, and more people look at it."""
 
 import asyncio
 import base64
 from typing import Any
 
+from pydantic import ValidationError
+
 from export_service.messages import DeadLetter
 from export_service.ports import Clock, Publisher
+from export_service.redaction import body_without_secrets, without_secrets
 from streams.steps import Incoming
 
 
@@ -13,19 +17,26 @@ class DeadLetters:
     def __init__(self, publisher: Publisher, topic: str, clock: Clock) -> None:
         self._publisher, self._topic, self._clock = publisher, topic, clock
 
-    async def put(self, record: Incoming, reason: str) -> "asyncio.Future[Any]":
+    async def put(self, record: Incoming, error: ValidationError) -> "asyncio.Future[Any]":
         """The future is done when the dead letter is safe: only then may the record be acked."""
         value = record.value or b""
         try:
-            body, body_base64 = value.decode(), None
+            body, body_base64 = body_without_secrets(value.decode()), None
         except UnicodeDecodeError:
-            body, body_base64 = None, base64.b64encode(value).decode()
+            hidden = without_secrets(value.decode("latin-1")).encode("latin-1")
+            body, body_base64 = None, base64.b64encode(hidden).decode()
         letter = DeadLetter(
             source=str(record),
-            reason=reason,
+            reason=_reason(error),
             key=record.key.decode(errors="replace") if record.key else None,
             body=body,
             body_base64=body_base64,
             at=self._clock.now(),
         )
         return await self._publisher.send(self._topic, record.key, letter.to_bytes())
+
+
+def _reason(error: ValidationError) -> str:
+    """Which fields and why. Not pydantic's own text, which quotes values."""
+    mistakes = error.errors(include_input=False, include_url=False)
+    return "; ".join(f"{'.'.join(map(str, mistake['loc'])) or 'record'}: {mistake['msg']}" for mistake in mistakes)

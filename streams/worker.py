@@ -47,6 +47,7 @@ from streams.publisher import KafkaPublisher
 from streams.results_reader import read_results
 from streams.role import FaustRole, confirmed_table
 from streams.steps import end_with
+from streams.stuck_jobs import explain
 from streams.topics import Topics, ensure, topics
 from tables.jobs import Jobs
 from tables.shards import Shards
@@ -81,10 +82,10 @@ class Worker:
         if "connector" in self._roles and self._settings.queue.url is None:
             raise SettingsError("EXPORT_QUEUE_URL is not set: the connector role needs the SQS queue to read; set it or use --role")
         names = topics(self._settings)
-        await until_available(lambda: ensure(self._settings, names), self._log)
         async with AsyncExitStack() as stack:
             metrics = Metrics()
             stack.callback(serve(metrics, self._settings.metrics))
+            await until_available(lambda: ensure(self._settings, names), self._log)
             publisher = await until_available(lambda: stack.enter_async_context(KafkaPublisher(self._settings)), self._log)
             parts = await Parts.open(self._settings, self._roles, names, publisher, metrics, stack, self._log)
             starts: list[Callable[[], Awaitable[None]]] = []
@@ -184,6 +185,7 @@ def _connector(parts: Parts, fatal: Fatal) -> StartStop:
         Policy.of(settings),
         settings.queue,
         settings.callback,
+        parts.metrics,
         requests_topic=parts.topics.requests.name,
         results_topic=parts.topics.results.name,
         dead_letters_topic=parts.topics.dead_letters.name,
@@ -264,7 +266,7 @@ def _tally(parts: Parts, fatal: Fatal) -> StartStop:
 
 def _callback(parts: Parts, fatal: Fatal) -> StartStop:
     role = FaustRole(parts.settings, "callback", fatal)
-    answerer = Answerer(parts.step_functions, parts.table, parts.clock, parts.settings.callback, parts.log)
+    answerer = Answerer(parts.step_functions, parts.table, parts.clock, parts.settings.callback, parts.metrics, parts.log)
     reporter = Reporter(partial(read_results, parts.settings, parts.topics.results.name), parts.destinations)
     handle = callback(answerer, reporter, parts.publisher, parts.dead_letters, parts.topics, parts.log)
     role.consume(parts.topics.completions, handle, concurrency=parts.settings.worker.ack_window)
@@ -286,6 +288,8 @@ def _watch(parts: Parts, fatal: Fatal) -> StartStop:
         parts.publisher,
         parts.clock,
         settings.watch,
+        parts.metrics,
+        partial(explain, settings, names),
         results_topic=names.results.name,
         log=parts.log,
     )

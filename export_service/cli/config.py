@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel, SecretStr
 
+from export_service.redaction import without_secrets
 from export_service.settings import Settings, load
 
 
@@ -35,4 +36,5 @@ def walk(model: BaseModel, prefix: str = "EXPORT_") -> Iterator[tuple[str, Any, 
             yield from walk(value, f"{prefix}{name.upper()}_")
         else:
             shown = "(set)" if isinstance(value, SecretStr) else ",".join(map(str, value)) if isinstance(value, tuple) else value
-            yield prefix + name.upper(), str(shown) if shown is not None else None, field.description
+            # An endpoint may have a password.
+            yield prefix + name.upper(), without_secrets(str(shown)) if shown is not None else None, field.description

@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 import uuid
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -49,13 +50,21 @@ def submit(
     sys.stdout.write(json.dumps({"jobId": parsed.job_id}) + "\n" if as_json else parsed.job_id + "\n")
 
 
-def status(job_id: str, as_json: Json = False) -> None:
+def status(
+    job_id: str,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Also which tasks have no outcome, and what waits; reads Kafka.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Show where a job stands. Exit code 1 if it is not known.
 
-    Example: export-service status 550e8400-e29b-41d4-a716-446655440000
+    Example: export-service status 550e8400-e29b-41d4-a716-446655440000 --missing
     """
     snapshot = asyncio.run(_snapshot(job_id))
     fields = snapshot.model_dump(mode="json", exclude={"v", "type"}, exclude_none=True)
+    if missing and not snapshot.status.terminal:
+        fields |= asyncio.run(_explain(job_id))
     if as_json:
         sys.stdout.write(json.dumps(fields) + "\n")
         return
@@ -84,6 +93,14 @@ def cancel(
         sys.stdout.write(f"Asked for the end of {job_id}; see: export-service status {job_id}\n")
     else:
         sys.stdout.write(f"{job_id} had ended already: {snapshot.status.value}\n")
+
+
+async def _explain(job_id: str) -> Mapping[str, Any]:
+    from streams.stuck_jobs import explain
+    from streams.topics import topics
+
+    settings = load()
+    return (await explain(settings, topics(settings), [job_id]))[job_id]
 
 
 async def _publish(event: JobCancelled) -> None:

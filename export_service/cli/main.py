@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong settings, 130 Ctrl-C.
 """
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ import typer
 from export_service import __version__
 from export_service._app_path import make_importable
 from export_service.failures import ExportError, SettingsError
+from export_service.redaction import without_secrets
 
 EXIT_SETTINGS = 78
 """EX_CONFIG of sysexits.h: restarting does not help, so that a supervisor can tell."""
@@ -67,3 +69,7 @@ def run() -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Exception:
+        # A defect. Python would show the same, and with it whatever the exception quotes.
+        sys.stderr.write(without_secrets(traceback.format_exc()))
+        raise SystemExit(1) from None

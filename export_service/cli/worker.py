@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from export_service import logs
+from export_service.core_dumps import forbid_core_dumps
 from export_service.failures import SettingsError
 from export_service.settings import ROLES, load
 
@@ -29,6 +30,8 @@ def worker(
     if unknown := [name for name in roles if name not in ROLES]:
         raise SettingsError(f"--role {','.join(unknown)}: known roles are {', '.join(ROLES)}")
     settings = load()
+    if not settings.worker.core_dumps:
+        forbid_core_dumps()
     logs.configure(settings.log.level, settings.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if runner.run(run_until_signalled(settings, roles)) != 0:

@@ -68,15 +68,16 @@ def one_answer(history: History) -> Finding:
     finding, evidence = Finding(), history.evidence
     cut = 0
     for job in history.jobs.values():
-        accepted: dict[str, list[str]] = defaultdict(list)
+        # By what they say: an answer that is published again, after a crash, is one answer.
+        accepted: dict[str, dict[str, str]] = defaultdict(dict)
         calls: dict[tuple[int, str], str] = {}
         for record in job.of("callbacks"):
             if record.body["outcome"] == "SENT":
-                accepted[str(record.body.get("token"))].append(record.raw.place)
+                accepted[str(record.body.get("token"))].setdefault(json.dumps(record.body, sort_keys=True), record.raw.place)
                 calls[record.attempt, record.raw.place] = str(record.body.get("call"))
         for token, places in accepted.items():
             if len(places) > 1:
-                finding.violated(f"job {job.id}: token {token} was answered {len(places)} times: {', '.join(places)}")
+                finding.violated(f"job {job.id}: token {token} was answered {len(places)} times: {', '.join(places.values())}")
         for attempt, item in job.ledger.items():
             answer = json.loads(item.get("callback", "{}"))
             if answer.get("outcome") == "SENT":

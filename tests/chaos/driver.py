@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.chaos.aws_faults import AwsFaults
 from tests.chaos.brokers import Brokers
-from tests.e2e.conftest import World
+from tests.e2e.conftest import WORKER, World
 
 SESSION_SECONDS = 6
 REQUEST_SECONDS = 5
@@ -45,7 +45,7 @@ class Driver:
         services = ("SQS", "SFN", "DYNAMODB", "S3")
         through = {f"AWS_ENDPOINT_URL_{service}": aws.url for service in services}
         self.env = SETTINGS | through | {"EXPORT_KAFKA_BOOTSTRAP_SERVERS": brokers.proxied}
-        self.command: Sequence[str] = (sys.executable, "-m", "export_service", "worker")
+        self.command: Sequence[str] = WORKER
         self.wanted = workers
         self.workers: list[subprocess.Popen[bytes]] = []
         self.executions: list[tuple[str, str, str]] = []
@@ -63,7 +63,7 @@ class Driver:
     # Workers
 
     def start(self) -> None:
-        self.workers = [self.world.worker(command=self.command, **self.env) for _ in range(self.wanted)]
+        self.workers = [self.world.worker(*self.command, **self.env) for _ in range(self.wanted)]
 
     def replace(self) -> None:
         """What a supervisor does."""
@@ -77,7 +77,7 @@ class Driver:
             self.workers.append(self.launch())
 
     def launch(self, **env: str) -> "subprocess.Popen[bytes]":
-        return self.world.launch(command=self.command, **self.env | env)
+        return self.world.launch(*self.command, **self.env | env)
 
     def gone(self, worker: "subprocess.Popen[bytes]") -> None:
         """It was told to end, and has."""

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,17 @@ WORKER = (sys.executable, "-m", "export_service", "worker")
 
 
 class FileServer:
-    """Serves `content(path)` after `delay` seconds for every path but those in `missing`; `gate` holds answers back while cleared.
+    """Serves `content(path)` after `delay` seconds for every path but those in `missing`.
 
+    `gate` holds answers back while cleared: all of them, or those in `held`. `answers` says status, headers and body of some paths.
     `misbehave`, if set, is given the handler, the path and how often it was asked for; True if it has answered.
     """
 
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()
         self.missing: set[str] = set()
+        self.held: set[str] = set()
+        self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
         self.delay = 0.0
         self.misbehave: Callable[[BaseHTTPRequestHandler, str, int], bool] | None = None
         self.gate = threading.Event()
@@ -44,13 +47,15 @@ class FileServer:
                 if name in outer.missing:
                     self.send_error(404)
                     return
-                outer.gate.wait(60)
+                if not outer.held or name in outer.held:
+                    outer.gate.wait(60)
                 time.sleep(outer.delay)  # a slow source, not a wait for luck
                 if outer.misbehave and outer.misbehave(self, name, outer.requests[self.path]):
                     return
-                body = outer.content(name)
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
+                status, headers, body = outer.answers.get(name, (200, {}, outer.content(name)))
+                self.send_response(status)
+                for header, value in {"Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(header, value)
                 self.end_headers()
                 self.wfile.write(body)
 
@@ -105,20 +110,20 @@ class World:
         self.sent: list[dict[str, Any]] = []
         self._workers: list[subprocess.Popen[bytes]] = []
 
-    def worker(self, command: Sequence[str] = WORKER, **env: str) -> subprocess.Popen[bytes]:
+    def worker(self, *command: str, **env: str) -> subprocess.Popen[bytes]:
         """Start a worker and wait until it is ready."""
-        child = self.launch(command, **env)
+        child = self.launch(*command, **env)
         log = self.folder / f"worker-{len(self._workers) - 1}.log"
-        self.until(lambda: child.poll() is not None or '"Worker ready"' in log.read_text(), "the worker is ready")
+        self.until(lambda: child.poll() is not None or "Worker ready" in log.read_text(), "the worker is ready")
         assert child.poll() is None, log.read_text()
         return child
 
-    def launch(self, command: Sequence[str] = WORKER, **env: str) -> subprocess.Popen[bytes]:
-        """Start a worker."""
+    def launch(self, *command: str, **env: str) -> subprocess.Popen[bytes]:
+        """Start a worker, or another command in its place."""
         number = len(self._workers)
         log = self.folder / f"worker-{number}.log"
         own = {"EXPORT_WORKER_STATE_DIR": str(self.folder / f"state-{number}")} | env
-        child = processes.start(command, log, self.env | own)
+        child = processes.start(command or WORKER, log, self.env | own)
         self._workers.append(child)
         return child
 

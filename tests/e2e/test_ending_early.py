@@ -1,9 +1,12 @@
-"""Jobs that end before their tasks have: nobody waits, an operator, a deadline, too many failures. And one that only takes long."""
+"""Jobs that end before their tasks have: nobody waits, an operator, a deadline, too many failures. And those that take long,
+or stand still.
+"""
 
 import json
 import subprocess
 import sys
 import uuid
+from typing import Any
 
 import pytest
 
@@ -15,9 +18,9 @@ pytestmark = pytest.mark.e2e
 SLOW = {"EXPORT_DOWNLOAD_CONCURRENCY": "2", "EXPORT_TALLY_SNAPSHOT_SECONDS": "0.2"}
 
 
-def cli(world: World, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def cli(world: World, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "export_service", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=world.env | {"PATH": ""}, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, env=world.env | {"PATH": ""} | env, check=False, timeout=60)
 
 
 def downloads(world: World) -> int:
@@ -108,3 +111,30 @@ def test_a_deadline_and_a_tolerance_end_a_job_with_what_they_say(world: World) -
     assert "0 of 10 tasks had ended" in snapshot["cause"]
     world.files.gate.set()
     judge(world, names(10), [bad, late], [])
+
+
+def stuck(world: World, job: str) -> list[dict[str, Any]]:
+    return [line for line in world.logs() if line["msg"] == "Export job does not move" and line["jobId"] == job]
+
+
+def test_a_job_that_does_not_move_is_named_with_the_tasks_it_misses_in_this_run(world: World) -> None:
+    """Task 3 fails in the first run; in the second, it and the others that failed are held back."""
+    wanted = names(20)
+    world.catalog("held", wanted)
+    failing = {f"/{wanted[n]}" for n in (3, 4, 5, 17)}
+    world.files.missing = set(failing)
+    world.worker(EXPORT_WATCH_STUCK_SECONDS="2")
+    job = str(uuid.uuid4())
+    world.send({"jobId": job, "exportId": "held", "userId": "user-1"})
+    assert world.ended(job)["failedTasks"] == "4"
+
+    world.files.missing, world.files.held = set(), {f"/{wanted[n]}" for n in (3, 4, 17)}
+    world.files.gate.clear()
+    arn, _ = world.execute("held", job)
+    world.until(lambda: any(line.get("tasksLeft") == 3 for line in stuck(world, job)), "the log says what is missing")
+    line = stuck(world, job)[-1]
+    assert (line["status"], line["missingTasks"], line["lag"]["tally"]) == ("RUNNING", "3-4, 17", 0)
+    assert line["lag"]["download"] >= 1, "this is where it waits"
+    assert json.loads(cli(world, "status", job, "--missing", "--json").stdout)["missingTasks"] == "3-4, 17"
+    world.files.gate.set()
+    assert world.finished(arn)["status"] == "SUCCEEDED"

@@ -13,6 +13,7 @@ from connectors.intake import Intake
 from connectors.memory import MemoryCallback, MemoryLedger, MemoryPublisher, MemoryQueue, SystemClock
 from export_service.failures import CallbackRefused, Unavailable
 from export_service.messages import AttemptOpened, DeadLetter, ExportRequested
+from export_service.metrics import Metrics
 from export_service.requests import Policy, parse
 from export_service.settings import Callback, Queue
 
@@ -23,7 +24,7 @@ class Bench:
     def __init__(self) -> None:
         self.queue, self.ledger = MemoryQueue(), MemoryLedger()
         self.publisher: MemoryPublisher = MemoryPublisher()
-        self.callback = MemoryCallback()
+        self.callback, self.metrics = MemoryCallback(), Metrics()
         self.policy = Policy("s3://exports/{exportId}.jsonl", "file:///out/{jobId}/", ())
 
     @asynccontextmanager
@@ -37,6 +38,7 @@ class Bench:
             self.policy,
             Queue(receivers=2),
             Callback(),
+            self.metrics,
             requests_topic="requests",
             results_topic="results",
             dead_letters_topic="dead",

@@ -16,6 +16,7 @@ from connectors.intake import Intake
 from connectors.memory import MemoryCallback, MemoryLedger, MemoryPublisher, MemoryQueue, SystemClock
 from export_service.failures import CallbackThrottled, Unavailable
 from export_service.messages import DeadLetter, ExportRequested
+from export_service.metrics import Metrics
 from export_service.ports import Attempt, QueueMessage
 from export_service.requests import Policy
 from export_service.settings import Callback, Queue
@@ -57,6 +58,7 @@ class Sqs(MemoryQueue):
 class Bench:
     def __init__(self, **queue: int) -> None:
         self.queue, self.ledger, self.kafka, self.callback = Sqs(), MemoryLedger(), Kafka(), MemoryCallback()
+        self.metrics = Metrics()
         self.settings = Queue(**{"receivers": 1} | queue)
         self.stop = asyncio.Event()
 
@@ -71,6 +73,7 @@ class Bench:
             policy,
             self.settings,
             Callback(),
+            self.metrics,
             requests_topic="requests",
             results_topic="results",
             dead_letters_topic="dead",

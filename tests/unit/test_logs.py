@@ -1,10 +1,16 @@
-"""What a library repeats is said once a minute; what we say is always said."""
+"""What a library repeats is said once a minute, what we say is always said, and neither says a secret."""
 
 import logging
+from typing import Literal
 
 import pytest
+import structlog
 
+from export_service import logs
 from export_service.logs import Repeats
+
+SECRET = "canary-0123456789abcdef"
+TOKEN = f"AAAAKgAAAAIAAAAAAAAAA{SECRET}AAAA"
 
 
 def record(name: str, message: str, *values: object) -> logging.LogRecord:
@@ -31,3 +37,36 @@ def test_a_new_brokers_first_moments_are_not_errors(monkeypatch: pytest.MonkeyPa
     assert not repeats.filter(line)
     now += 61
     assert repeats.filter(line), "it lasts: that is news"
+
+
+def go_wrong() -> None:
+    local = {"taskToken": TOKEN}
+    try:
+        raise KeyError(TOKEN)
+    except KeyError as error:
+        raise RuntimeError(f"GET https://me:{SECRET}@h/a?sig={SECRET} for task_token={TOKEN}, {len(local)}") from error
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_neither_our_lines_nor_a_librarys_nor_a_traceback_say_a_secret(
+    form: Literal["json", "console"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        logs.configure("debug", form)
+        try:
+            go_wrong()
+        except RuntimeError as error:
+            structlog.get_logger().error("failed", exc_info=error, taskToken=TOKEN, error=error, url=f"https://h/?sig={SECRET}")
+            logging.getLogger("library").debug("sent %s to https://h/?sig=%s", TOKEN, SECRET, exc_info=error)
+        structlog.get_logger().info("nested", fields={"taskToken": TOKEN, "urls": [f"https://h/?sig={SECRET}"]}, number=7)
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+        structlog.reset_defaults()
+    said = capsys.readouterr().out
+    assert "canary" not in said
+    assert said.count("in go_wrong") >= 2, "where it went wrong is said"
+    assert "AAAAKgAA...********...AAAA" in said
+    assert "number=7" in said.replace('"number": 7', "number=7")

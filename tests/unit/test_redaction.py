@@ -62,6 +62,12 @@ def test_a_body_without_secrets_is_unchanged(value: object) -> None:
         assert body_without_secrets(body) == body
 
 
+def test_a_token_of_step_functions_is_known_where_nothing_says_that_it_is_one() -> None:
+    assert without_secrets("it was AAAAKgAAAAIAAAAAAAAAAebfqJhREcanary+/w== twice") == "it was (redacted) twice"
+    for harmless in ("AAAAKgAA...********...AAAA", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="):
+        assert without_secrets(harmless) == harmless
+
+
 def test_half_a_surrogate_pair_stays_an_escape_that_can_be_sent() -> None:
     cleaned = body_without_secrets('{"a": "\\ud800", "taskToken": "x"}')
     assert json.loads(cleaned.encode()) == {"a": "\ud800", "taskToken": "(redacted)"}

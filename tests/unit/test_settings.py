@@ -82,3 +82,15 @@ def test_every_setting_is_listed_once() -> None:
     names = [name for name, _, _ in walk(Settings())]
     assert len(names) == len(set(names))
     assert {"EXPORT_KAFKA_BOOTSTRAP_SERVERS", "EXPORT_QUEUE_URL", "AWS_REGION"} <= set(names)
+
+
+def test_a_mistake_never_shows_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPORT_KAFKA_SASL_PASWORD", "hunter2")
+    monkeypatch.setenv("EXPORT_CATALOG", "https://me:hunter2@h/list?sig=hunter2")
+    monkeypatch.setenv("AWS_ENDPOINT", "http://me:hunter2@localhost:4566")
+    with pytest.raises(SettingsError) as caught:
+        load()
+    assert "EXPORT_KAFKA_SASL_PASWORD: Extra inputs" in str(caught.value)
+    monkeypatch.delenv("EXPORT_KAFKA_SASL_PASWORD")
+    monkeypatch.delenv("EXPORT_CATALOG")
+    assert "hunter2" not in str(caught.value) + str(list(walk(load())))

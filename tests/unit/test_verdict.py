@@ -81,7 +81,7 @@ def _still_waits(system: Healthy) -> None:
 
 
 def _answered_twice(system: Healthy) -> None:
-    system.put("callbacks", "good", dict(system.bodies("callbacks", "good")[0]))
+    system.put("callbacks", "good", system.bodies("callbacks", "good")[0] | {"answeredAt": "2026-01-01T00:00:09.000Z"})
 
 
 def _wrong_call(system: Healthy) -> None:
@@ -283,6 +283,12 @@ def test_a_planted_defect_is_found_and_blamed_on_its_invariant_alone(invariant: 
 
 def test_every_invariant_has_a_planted_defect() -> None:
     assert {invariant for invariant, _, _ in DEFECTS} == set(CHECKS)
+
+
+def test_an_answer_that_is_published_again_is_one_answer() -> None:
+    system = Healthy()
+    system.put("callbacks", "good", dict(system.bodies("callbacks", "good")[0]))
+    assert not violations(system.evidence())
 
 
 def test_a_secret_is_named_and_not_said() -> None:

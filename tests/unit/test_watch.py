@@ -1,5 +1,7 @@
 """The watch over memory ports and a clock of the test's own: who gets a beat, and when a job is ended."""
 
+import asyncio
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,8 +9,9 @@ import structlog
 
 from agents.watch import Watch
 from connectors.memory import MemoryCallback, MemoryLedger, MemoryPublisher
-from export_service.failures import CallbackRefused, CallbackThrottled
+from export_service.failures import CallbackRefused, CallbackThrottled, Unavailable
 from export_service.messages import JobCancelled, JobSnapshot, JobStatus
+from export_service.metrics import Metrics
 from export_service.settings import Watch as Settings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -27,16 +30,29 @@ class Bench:
     def __init__(self, **settings: Any) -> None:
         self.clock, self.ledger, self.callback = Clock(), MemoryLedger(), MemoryCallback()
         self.publisher: MemoryPublisher = MemoryPublisher()
+        self.metrics = Metrics()
         self.watch = Watch(
             self.callback,
             self.ledger,
             self.publisher,
             self.clock,
             Settings(**settings),
+            self.metrics,
+            self.explain,
             results_topic="results",
             log=structlog.get_logger(),
         )
         self.version = 0
+        self.explained: list[list[str]] = []
+        self.readable = asyncio.Event()
+        self.readable.set()
+
+    async def explain(self, job_ids: Collection[str]) -> Mapping[str, Mapping[str, Any]]:
+        self.explained.append(sorted(job_ids))
+        await self.readable.wait()
+        if "gone" in job_ids:
+            raise Unavailable("Kafka", "EXPORT_KAFKA_BOOTSTRAP_SERVERS", "refused")
+        return {job_id: {"missingTasks": f"of {job_id}"} for job_id in job_ids}
 
     async def open(self, attempt: int = 1) -> None:
         await self.ledger.open_attempt("j", f"{TOKEN}-{attempt}", "d", None, START)
@@ -44,14 +60,21 @@ class Bench:
     def see(self, *, moved: bool = True, status: JobStatus = JobStatus.RUNNING, **fields: Any) -> None:
         self.version += 1
         at = self.clock.at if moved else START
-        given: dict[str, Any] = {"attempt": 1, "has_task_token": True, "heartbeat_seconds": 30, "total_tasks": 9} | fields
-        self.watch.see(JobSnapshot(job_id="j", version=self.version, status=status, updated_at=at, **given))
+        given: dict[str, Any] = {
+            "job_id": "j",
+            "attempt": 1,
+            "has_task_token": True,
+            "heartbeat_seconds": 30,
+            "total_tasks": 9,
+        } | fields
+        self.watch.see(JobSnapshot(version=self.version, status=status, updated_at=at, **given))
 
     async def pass_time(self, seconds: float) -> None:
         """In steps of a second, as the watch is ticked."""
         for _ in range(round(seconds)):
             self.clock.at += timedelta(seconds=1)
             await self.watch.tick()
+            await asyncio.sleep(0)
 
     @property
     def beats(self) -> int:
@@ -140,11 +163,41 @@ async def test_a_deadline_ends_whichever_attempt_there_is_and_is_asked_for_again
     assert len(bench.ended) == 2
 
 
-async def test_a_job_that_does_not_move_is_named_once_a_period() -> None:
+async def test_jobs_that_do_not_move_are_named_once_a_period_with_what_they_miss() -> None:
     bench = Bench(stuck_seconds=50)
-    bench.see(has_task_token=False, completed_tasks=2)
+    bench.see(has_task_token=False)
+    bench.see(has_task_token=False, job_id="k")
     with structlog.testing.capture_logs() as logs:
         await bench.pass_time(120)
-    assert [(line["event"], line["jobId"], line["tasksLeft"]) for line in logs] == [("Export job does not move", "j", 7)] * 2
+    said = [(line["event"], line["jobId"], line["missingTasks"]) for line in logs]
+    assert said == [("Export job does not move", job, f"of {job}") for job in ("j", "k")] * 2
+    assert bench.explained == [["j", "k"]] * 2, "read once for both"
     bench.watch.forget()
     assert len(bench.watch) == 0
+
+
+async def test_beats_do_not_wait_for_what_is_read_about_a_job_and_one_that_moves_meanwhile_is_not_named() -> None:
+    bench = Bench(stuck_seconds=5)
+    await bench.open()
+    bench.readable.clear()
+    bench.see(job_id="k", has_task_token=False)
+    with structlog.testing.capture_logs() as logs:
+        await bench.pass_time(6)
+        assert bench.explained == [["k"]]
+        for _ in range(30):
+            bench.see()
+            bench.see(job_id="k", has_task_token=False)
+            await bench.pass_time(1)
+        bench.readable.set()
+        await bench.pass_time(2)
+    assert bench.beats >= 2
+    assert not logs
+
+
+async def test_a_job_is_named_also_when_nothing_can_be_read_about_it() -> None:
+    bench = Bench(stuck_seconds=5)
+    bench.see(job_id="gone", has_task_token=False)
+    with structlog.testing.capture_logs() as logs:
+        await bench.pass_time(6)
+    (line,) = logs
+    assert line["missingTasks"] == "not known: Kafka does not answer (refused); check EXPORT_KAFKA_BOOTSTRAP_SERVERS"

@@ -1,0 +1,49 @@
+"""A record that cannot be read is kept whole, but for its secrets."""
+
+import base64
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from connectors.memory import MemoryPublisher, SystemClock
+from export_service.messages import DeadLetter, TaskBatch
+from streams.ack_window import Place
+from streams.dead_letters import DeadLetters
+from streams.steps import Incoming
+
+SECRET = "canary-0123456789abcdef"
+TOKEN = f"AAAAKgAAAAIAAAAAAAAAA{SECRET}AAAA"
+
+
+async def letter(value: bytes) -> DeadLetter:
+    publisher = MemoryPublisher()
+    letters = DeadLetters(publisher, "dead", SystemClock())
+    with pytest.raises(ValidationError) as caught:
+        TaskBatch.model_validate_json(value)
+    record = Incoming(Place("tasks", 1), 7, SystemClock().now(), b"key", value)
+    await (await letters.put(record, caught.value))
+    (written,) = publisher.values("dead")
+    return DeadLetter.model_validate_json(written)
+
+
+async def test_text_keeps_all_but_its_secrets_and_the_reason_quotes_nothing() -> None:
+    text = json.dumps({"jobId": TOKEN, "attempt": f"https://h/?sig={SECRET}", "taskToken": "short", "other": [1, "ä"]})
+    found = await letter(text.encode())
+    assert found.body is not None
+    assert json.loads(found.body)["other"] == [1, "ä"]
+    assert "canary" not in found.to_bytes().decode()
+    assert "attempt: Input should be a valid integer" in found.reason
+    assert (found.source, found.key) == ("tasks:1:7", "key")
+
+
+async def test_a_record_without_secrets_is_unchanged() -> None:
+    for value in (b'{"half": ', b"\xff\x00\xfe not UTF-8"):
+        found = await letter(value)
+        assert (found.body or "").encode() + base64.b64decode(found.body_base64 or "") == value
+
+
+async def test_bytes_that_are_no_text_lose_their_secrets_too() -> None:
+    found = await letter(b"\xff" + f'{{"taskToken": "{TOKEN}", "url": "https://h/a?sig={SECRET}"'.encode() + b"\xfe")
+    body = base64.b64decode(found.body_base64 or "")
+    assert body == b'\xff{"taskToken": "(redacted)", "url": "https://h/a?(redacted)"\xfe'
