@@ -70,10 +70,15 @@ class AwsFaults:
             return web.Response(status=503, text=json.dumps({"__type": "ServiceUnavailable", "message": "later"}))
         if fault == "slow":
             await asyncio.sleep(self._random.uniform(0.2, 2))
+        answer = await self.forward(request, operation, body)
+        if fault == "lost" and request.transport is not None:
+            request.transport.abort()
+        return answer
+
+    async def forward(self, request: web.Request, operation: str, body: bytes) -> web.Response:  # noqa: ARG002
+        """For tests with a fault of their own: what the service says."""
         headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP}
         async with self._session.request(request.method, self._target + request.raw_path, data=body, headers=headers) as answer:
             content = await answer.read()
-        if fault == "lost" and request.transport is not None:
-            request.transport.abort()
         kept = {name: value for name, value in answer.headers.items() if name.lower() not in HOP_BY_HOP}
         return web.Response(status=answer.status, body=content, headers=kept)
