@@ -65,8 +65,8 @@ class Intake:
         self._requests, self._results, self._dead_letters = requests_topic, results_topic, dead_letters_topic
         self._log = log
         self._slots = asyncio.Semaphore(settings.max_in_flight)
-        self._work: set[asyncio.Task[bool]] = set()
-        self._last: dict[str, asyncio.Task[bool]] = {}
+        self._work: set[asyncio.Task[None]] = set()
+        self._last: dict[str, asyncio.Task[None]] = {}
         self._not_begun: list[QueueMessage] = []
         self._away: set[str] = set()
         self._stop = asyncio.Event()
@@ -108,7 +108,7 @@ class Intake:
             self._last[message.group] = task
         task.add_done_callback(partial(self._done, message.group))
 
-    def _done(self, group: str | None, task: "asyncio.Task[bool]") -> None:
+    def _done(self, group: str | None, task: "asyncio.Task[None]") -> None:
         self._work.discard(task)
         self._slots.release()
         if group and self._last.get(group) is task:
@@ -117,19 +117,17 @@ class Intake:
             self._failure = error
             self._stop.set()
 
-    async def _take_after(self, before: "asyncio.Task[bool]", message: QueueMessage) -> bool:
+    async def _take_after(self, before: "asyncio.Task[None]", message: QueueMessage) -> None:
         stopped = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait([before, stopped], return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopped.cancel()
-        if self._stop.is_set() or before.cancelled() or before.exception() or not before.result():
-            await self._give_back(message)
-            return False
-        return await self._take(message, behind=True)
+        # The one before is deleted, or else there is a stop: nothing is given back, and nothing fails, without one.
+        await (self._give_back(message) if self._stop.is_set() else self._take(message, behind=True))
 
-    async def _take(self, message: QueueMessage, *, behind: bool = False) -> bool:
-        """Whether the message is done with: deleted. `behind` others of its group it may have come often because of them alone."""
+    async def _take(self, message: QueueMessage, *, behind: bool = False) -> None:
+        """`behind` others of its group it may have come often because of them alone."""
         receives, most = message.receive_count, self._settings.max_receives
         token: str | None = None
         try:
@@ -153,11 +151,9 @@ class Intake:
             await self._until_available(lambda: self._queue.delete(message))
         except _Stopping:
             await self._give_back(message)
-            return False
         except asyncio.CancelledError:
             await self._give_back(message)
             raise
-        return True
 
     async def _request(self, message: QueueMessage, parsed: Parsed) -> None:
         now = self._clock.now()
