@@ -35,18 +35,16 @@ class DynamoTable:
     async def open_attempt(
         self, job_id: str, token: str | None, request_digest: str, seal_key: bytes | None, now: datetime
     ) -> Attempt:
-        mark = fingerprint(token)
         while True:
             attempts = await self._attempts(job_id)
-            for attempt in attempts:
-                if fingerprint(attempt.token) == mark:
-                    return among(attempt, attempts)
+            if found := _with_token(attempts, token):
+                return found
             if attempts and attempts[0].request_digest != request_digest:
                 return attempts[0]
             # Not their number: the first ones may have expired.
             number = attempts[-1].number + 1 if attempts else 1
             item = {
-                "tokenFingerprint": mark,
+                "tokenFingerprint": fingerprint(token),
                 "taskToken": token,
                 "requestDigest": request_digest,
                 # One key a job: URLs sealed for its first attempt are opened in every later one.
@@ -64,6 +62,9 @@ class DynamoTable:
             except _ConditionFailed:
                 continue  # another connector has just opened this attempt: look again
             return among(_attempt(job_id, number, item), attempts)
+
+    async def find_attempt(self, job_id: str, token: str | None) -> Attempt | None:
+        return _with_token(await self._attempts(job_id), token)
 
     async def mark_published(self, job_id: str, number: int) -> None:
         await self._update(job_id, number, "SET published = :yes", {":yes": True})
@@ -160,6 +161,11 @@ class DynamoTable:
 
 class _ConditionFailed(Exception):
     pass
+
+
+def _with_token(attempts: list[Attempt], token: str | None) -> Attempt | None:
+    mark = fingerprint(token)
+    return next((among(attempt, attempts) for attempt in attempts if fingerprint(attempt.token) == mark), None)
 
 
 def _attempt_key(number: int) -> str:

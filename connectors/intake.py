@@ -3,14 +3,16 @@
 A job's first token asks for its plan; each other one tells the tally, which knows how far the job is, that somebody else waits.
 
 Whatever dies in between, the message comes again and the ledger knows how far it had got. A message that is wrong goes to dead-letters,
-and the state that waits for it is told at once.
+and the state that waits for it is told at once. So does one that brings the connector down each time it comes: poison.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import islice
+from traceback import extract_tb
 from typing import Any, TypeVar
 
 from export_service.backoff import pauses
@@ -35,6 +37,9 @@ class _Stopping(Exception):
 
 class Intake:
     """`run` until stopped, once. At a stop the long polls end, messages in work are finished, all others go back to the queue at once.
+    Who does not want to wait for the messages in work cancels it: they go back too.
+
+    Messages of one group, as a FIFO queue has them, are taken one after the other; if one is not done with, all behind it go back.
 
     While a dependency is away, messages are kept and tried again rather than released: each release would count as a receive, and the
     queue's redrive policy would take good messages away during an outage.
@@ -63,20 +68,21 @@ class Intake:
         self._metrics, self._log = metrics, log
         self._slots = asyncio.Semaphore(settings.max_in_flight)
         self._work: set[asyncio.Task[None]] = set()
+        self._last: dict[str, asyncio.Task[None]] = {}
         self._not_begun: list[QueueMessage] = []
         self._away: set[str] = set()
         self._stop = asyncio.Event()
-        self._failed = asyncio.Event()
         self._failure: BaseException | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Returns after `stop`, when no message is in work any more. Raises what is a defect; its message comes again."""
-        self._stop = stop
+        """Returns after `stop`, when no message is in work any more. Raises what is a defect, after all that a stop does; its message
+        comes again when its visibility timeout is over."""
         receivers = [asyncio.create_task(self._receive()) for _ in range(self._settings.receivers)]
-        events = [asyncio.create_task(event.wait()) for event in (stop, self._failed)]
+        events = [asyncio.create_task(event.wait()) for event in (stop, self._stop)]
         try:
             await asyncio.wait([*events, *receivers], return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._stop.set()
             for task in (*events, *receivers):
                 task.cancel()
             ended = await asyncio.gather(*receivers, return_exceptions=True)
@@ -92,31 +98,64 @@ class Intake:
                 try:
                     while messages:
                         await self._slots.acquire()
-                        task = asyncio.create_task(self._take(messages.pop(0)))
-                        self._work.add(task)
-                        task.add_done_callback(self._done)
+                        self._begin(messages.pop(0))
                 finally:
                     self._not_begun += messages
 
-    def _done(self, task: "asyncio.Task[None]") -> None:
+    def _begin(self, message: QueueMessage) -> None:
+        before = self._last.get(message.group) if message.group else None
+        task = asyncio.create_task(self._take(message) if before is None else self._take_after(before, message))
+        self._work.add(task)
+        if message.group:
+            self._last[message.group] = task
+        task.add_done_callback(partial(self._done, message.group))
+
+    def _done(self, group: str | None, task: "asyncio.Task[None]") -> None:
         self._work.discard(task)
         self._slots.release()
+        if group and self._last.get(group) is task:
+            del self._last[group]
         if not task.cancelled() and (error := task.exception()) and self._failure is None:
             self._failure = error
-            self._failed.set()
+            self._stop.set()
 
-    async def _take(self, message: QueueMessage) -> None:
+    async def _take_after(self, before: "asyncio.Task[None]", message: QueueMessage) -> None:
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait([before, stopped], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+        # The one before is deleted, or else there is a stop: nothing is given back, and nothing fails, without one.
+        await (self._give_back(message) if self._stop.is_set() else self._take(message, behind=True))
+
+    async def _take(self, message: QueueMessage, *, behind: bool = False) -> None:
+        """`behind` others of its group it may have come often because of them alone."""
+        receives, most = message.receive_count, self._settings.max_receives
         token: str | None = None
         try:
             try:
-                parsed = parse(message.body, self._policy)
-                token = parsed.token
-                await self._until_available(lambda: self._request(message, parsed))
+                if receives > most and not behind:
+                    await self._put_away(message, "was never done with: the connector ended each time, maybe because of it")
+                else:
+                    parsed = parse(message.body, self._policy)
+                    token = parsed.token
+                    await self._until_available(lambda: self._request(message, parsed))
             except RequestRejected as rejected:
                 await self._reject(message, rejected, token or rejected.token)
+            except _Stopping:
+                raise
+            except Exception as error:
+                if receives < most:
+                    raise
+                last = extract_tb(error.__traceback__)[-1]
+                # Not its text, which may quote the message.
+                await self._put_away(message, f"cannot be handled: {type(error).__name__} in {last.name}, line {last.lineno}")
             await self._until_available(lambda: self._queue.delete(message))
         except _Stopping:
             await self._give_back(message)
+        except asyncio.CancelledError:
+            await self._give_back(message)
+            raise
 
     async def _request(self, message: QueueMessage, parsed: Parsed) -> None:
         now = self._clock.now()
@@ -176,6 +215,29 @@ class Intake:
         await self._until_available(publish)
         self._metrics.requests_rejected.labels({None: "no_token", True: "true", False: "false"}[told]).inc()
         self._log.warning("Rejected export request", jobId=rejected.job_id, messageId=message.id, reason=rejected.reason)
+
+    async def _put_away(self, message: QueueMessage, why: str) -> None:
+        """Poison: rejected, unless the ledger says that its request was accepted. If it cannot say, nobody is told."""
+        reason = f"{why} (received {message.receive_count} times, EXPORT_QUEUE_MAX_RECEIVES={self._settings.max_receives})"
+        rejected, token = RequestRejected(reason), None
+        try:
+            parsed = parse(message.body, self._policy)
+            rejected, token = RequestRejected(reason, job_id=parsed.job_id), parsed.token
+            known = await self._until_available(lambda: self._ledger.find_attempt(parsed.job_id, parsed.token))
+            if known is None or known.request_digest == parsed.digest:
+                rejected.token = token
+                if known and (known.published or known.claimed or known.answer):
+                    self._log.info("Request came again", jobId=parsed.job_id, receiveCount=message.receive_count)
+                    return
+        except RequestRejected as bad:
+            rejected, token = bad, bad.token
+        except _Stopping:
+            raise
+        except Exception as error:
+            self._log.error(
+                "Cannot find out about a message that failed too often", messageId=message.id, error=type(error).__name__
+            )
+        await self._reject(message, rejected, token)
 
     async def _tell(self, rejected: RequestRejected, token: str) -> bool:
         """ExportRejected to the waiting state; one that cannot be told times out, as it would have without us."""

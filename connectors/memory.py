@@ -26,11 +26,13 @@ class MemoryQueue:
         self.deleted: list[str] = []
         self._sent = 0
 
-    def send(self, body: str, attributes: Mapping[str, str] | None = None) -> str:
-        """Put a message on the queue; its id."""
+    def send(
+        self, body: str, attributes: Mapping[str, str] | None = None, *, group: str | None = None, receive_count: int = 0
+    ) -> str:
+        """Put a message on the queue that was received `receive_count` times before; its id."""
         self._sent += 1
         id_ = f"m{self._sent}"
-        self._visible.put_nowait(QueueMessage(id_, body, receipt=f"{id_}-r0", receive_count=0, attributes=attributes or {}))
+        self._visible.put_nowait(QueueMessage(id_, body, f"{id_}-r{receive_count}", receive_count, attributes or {}, group))
         return id_
 
     def empty(self) -> bool:
@@ -69,16 +71,22 @@ class MemoryLedger:
         seal_key: bytes | None,
         now: datetime,  # noqa: ARG002
     ) -> Attempt:
-        known = [attempt for (job, _), attempt in sorted(self.attempts.items()) if job == job_id]
-        for attempt in known:
-            if attempt.token == token:
-                return among(attempt, known)
+        if found := await self.find_attempt(job_id, token):
+            return found
+        known = self._of(job_id)
         if known and known[0].request_digest != request_digest:
             return known[0]
         number = known[-1].number + 1 if known else 1
         key = known[0].seal_key if known else seal_key
         self.attempts[job_id, number] = Attempt(job_id, number, request_digest, token, seal_key=key, first=number)
         return among(self.attempts[job_id, number], known)
+
+    async def find_attempt(self, job_id: str, token: str | None) -> Attempt | None:
+        known = self._of(job_id)
+        return next((among(attempt, known) for attempt in known if attempt.token == token), None)
+
+    def _of(self, job_id: str) -> list[Attempt]:
+        return [attempt for (job, _), attempt in sorted(self.attempts.items()) if job == job_id]
 
     async def mark_published(self, job_id: str, number: int) -> None:
         if known := self.attempts.get((job_id, number)):

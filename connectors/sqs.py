@@ -2,12 +2,17 @@
 
 While a message is in work its visibility is extended at half the queue's own timeout, so that nobody else gets it. If it comes again
 all the same, the newest receipt handle counts: SQS accepts a delete with an old one and does nothing.
+
+A FIFO queue gives nothing more of a message group while one of its messages is in flight, but one receive may bring several of them:
+each says its group, and whoever handles them keeps their order.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from uuid import uuid4
 
 from connectors.aws import AWS_ERRORS, unavailable
 from export_service.failures import Unavailable
@@ -24,8 +29,10 @@ _Delete = tuple[QueueMessage, "asyncio.Future[None]"]
 class SqsQueue:
     """The RequestQueue port. Use `open_queue`."""
 
-    def __init__(self, client: Any, url: str, wait_seconds: int) -> None:
-        self._client, self._url, self._wait = client, url, wait_seconds
+    def __init__(self, client: Any, url: str, wait_seconds: int, max_receives: int, log: Any) -> None:
+        self._client, self._url, self._wait, self._max_receives, self._log = client, url, wait_seconds, max_receives, log
+        self._fifo = url.endswith(".fifo")
+        self._unanswered: list[str] = []
         self._receipts: dict[str, str] = {}
         self._deletes: asyncio.Queue[_Delete] = asyncio.Queue()
         self._background: list[asyncio.Task[None]] = []
@@ -49,17 +56,22 @@ class SqsQueue:
         for task in self._background:
             if task.done():
                 task.result()  # only a defect ends one; without it messages would stay undeleted and nobody would know
+        # The same receive asked again, by botocore or by us, brings the same messages. A FIFO queue whose reply was lost would else hold
+        # their groups back until their visibility timeout, and count a receive that nobody saw.
+        attempt = self._unanswered.pop() if self._unanswered else uuid4().hex
         try:
             answer = await self._client.receive_message(
                 QueueUrl=self._url,
                 MaxNumberOfMessages=_BATCH,
                 WaitTimeSeconds=self._wait,
-                AttributeNames=["ApproximateReceiveCount", "AWSTraceHeader"],
+                MessageSystemAttributeNames=["ApproximateReceiveCount", "AWSTraceHeader", "MessageGroupId"],
                 MessageAttributeNames=["All"],
+                **({"ReceiveRequestAttemptId": attempt} if self._fifo else {}),
             )
         except AWS_ERRORS as error:
+            self._unanswered.append(attempt)
             raise unavailable("sqs", error, _SETTING) from None
-        messages = [_message(raw) for raw in answer.get("Messages", ())]
+        messages = [_message(raw, self._fifo) for raw in answer.get("Messages", ())]
         self._receipts.update({message.id: message.receipt for message in messages})
         return messages
 
@@ -110,32 +122,52 @@ class SqsQueue:
 
     async def _extend_while_in_work(self) -> None:
         timeout = await self._visibility()
+        pause = timeout / 2
         while True:
-            await asyncio.sleep(timeout / 2)
-            receipts = list(self._receipts.values())
-            for start in range(0, len(receipts), _BATCH):
-                entries = [
-                    {"Id": str(n), "ReceiptHandle": receipt, "VisibilityTimeout": timeout}
-                    for n, receipt in enumerate(receipts[start : start + _BATCH])
-                ]
-                # A message that cannot be extended comes again; that costs a look into the ledger, nothing else.
-                with suppress(*AWS_ERRORS):
-                    await self._client.change_message_visibility_batch(QueueUrl=self._url, Entries=entries)
+            await asyncio.sleep(pause)
+            # What failed is tried again well before it comes back; if it does, that costs a look into the ledger, nothing else.
+            pause = timeout / 2 if await self._extend(timeout) else timeout / 8
+
+    async def _extend(self, timeout: int) -> bool:
+        """Whether no entry has to be tried again soon."""
+        ids, well = list(self._receipts), True
+        for start in range(0, len(ids), _BATCH):
+            # Looked up now: what was deleted or given back since must not be hidden again.
+            receipts = [self._receipts[id_] for id_ in ids[start : start + _BATCH] if id_ in self._receipts]
+            entries = [{"Id": str(n), "ReceiptHandle": receipt, "VisibilityTimeout": timeout} for n, receipt in enumerate(receipts)]
+            try:
+                answer = await self._client.change_message_visibility_batch(QueueUrl=self._url, Entries=entries) if entries else {}
+            except AWS_ERRORS:
+                well = False
+            else:
+                # Our fault is a handle that has expired, or the 12 hours that a message may be in flight: no further try can succeed.
+                well = well and all(entry.get("SenderFault") for entry in answer.get("Failed", ()))
+        return well
 
     async def _visibility(self) -> int:
-        """The queue's own timeout in seconds: ReceiveMessage does not tell it."""
+        """The queue's own timeout in seconds: ReceiveMessage does not tell it. Says so if the queue takes messages away before we do."""
         while True:
             try:
-                answer = await self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=["VisibilityTimeout"])
-                return max(2, int(answer["Attributes"]["VisibilityTimeout"]))
+                names = ["VisibilityTimeout", "RedrivePolicy"]
+                answer = await self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=names)
             except AWS_ERRORS:
                 await asyncio.sleep(5)
+                continue
+            found = answer["Attributes"]
+            most = int(json.loads(found.get("RedrivePolicy") or "{}").get("maxReceiveCount", 0))
+            if 0 < most <= self._max_receives:
+                self._log.warning(
+                    f"The queue's redrive policy (maxReceiveCount={most}) takes messages away before EXPORT_QUEUE_MAX_RECEIVES="
+                    f"{self._max_receives} does, and whoever waits for them is not told; set EXPORT_QUEUE_MAX_RECEIVES below it",
+                    setting="EXPORT_QUEUE_MAX_RECEIVES",
+                )
+            return max(2, int(found["VisibilityTimeout"]))
 
 
 @asynccontextmanager
-async def open_queue(client: Any, url: str, wait_seconds: int) -> AsyncIterator[SqsQueue]:
+async def open_queue(client: Any, url: str, wait_seconds: int, max_receives: int, log: Any) -> AsyncIterator[SqsQueue]:
     """The queue with its background work: deletes in batches, and visibility."""
-    queue = SqsQueue(client, url, wait_seconds)
+    queue = SqsQueue(client, url, wait_seconds, max_receives, log)
     queue.start()
     try:
         yield queue
@@ -153,7 +185,7 @@ def _settle(waiting: Iterable["asyncio.Future[None]"], error: Unavailable | None
             done.set_exception(error)
 
 
-def _message(raw: dict[str, Any]) -> QueueMessage:
+def _message(raw: dict[str, Any], fifo: bool) -> QueueMessage:
     attributes = {
         name: str(value.get("StringValue") or value.get("BinaryValue", b"").hex())
         for name, value in raw.get("MessageAttributes", {}).items()
@@ -167,4 +199,6 @@ def _message(raw: dict[str, Any]) -> QueueMessage:
         receipt=raw["ReceiptHandle"],
         receive_count=int(system.get("ApproximateReceiveCount", 1)),
         attributes=attributes,
+        # Standard queues may have groups too, but for fairness: they promise no order.
+        group=system.get("MessageGroupId") if fifo else None,
     )

@@ -27,6 +27,8 @@ class QueueMessage:
     receipt: str
     receive_count: int = 1
     attributes: Mapping[str, str] = field(default_factory=dict)
+    group: str | None = None
+    """Messages of one group are handled in the order in which they were received, each after the one before is deleted."""
 
 
 class RequestQueue(Protocol):
@@ -81,6 +83,9 @@ class Ledger(Protocol):
 
         A known job whose digest differs returns the existing first attempt unchanged: compare `request_digest`.
         """
+
+    async def find_attempt(self, job_id: str, token: str | None) -> Attempt | None:
+        """The attempt that `open_attempt` would find; adds none."""
 
     async def mark_published(self, job_id: str, number: int) -> None:
         """The request is on Kafka: a redelivered message has nothing left to do."""

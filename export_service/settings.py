@@ -51,7 +51,15 @@ class Queue(Group):
     url: Annotated[str | None, Field(description="the SQS queue to take requests from")] = None
     receivers: Annotated[int, Field(ge=1, le=64, description="concurrent long polls")] = 2
     wait_seconds: Annotated[int, Field(ge=0, le=20, description="long-poll time")] = 20
-    max_in_flight: Annotated[int, Field(ge=1, description="messages received and not yet deleted")] = 100
+    max_in_flight: Annotated[
+        int, Field(ge=1, description="messages in work, up to their delete; up to 10 a receiver wait besides")
+    ] = 100
+    max_receives: Annotated[
+        int,
+        Field(
+            ge=2, description="a message that fails on this receive, or comes after it, is a dead letter; less than the queue's own"
+        ),
+    ] = 8
 
 
 class Table(Group):

@@ -54,6 +54,8 @@ from tables.shards import Shards
 
 _WRITERS = 16
 """Threads that write files: they wait for the file system, not for the processor."""
+_GIVE_BACK_SECONDS = 5
+"""For the calls to SQS of a connector whose drain is over."""
 EXIT_FAILED = 1
 """Something unexpected: restart the worker, it replays what was not confirmed."""
 EXIT_INTERRUPTED = 130
@@ -160,7 +162,8 @@ class Parts:
         # Nobody else may read the queue, or should need the right to.
         if "connector" in roles and settings.queue.url is not None:
             sqs = await stack.enter_async_context(clients.open("sqs"))
-            queue = await stack.enter_async_context(open_queue(sqs, settings.queue.url, settings.queue.wait_seconds))
+            own = settings.queue
+            queue = await stack.enter_async_context(open_queue(sqs, settings.queue.url, own.wait_seconds, own.max_receives, log))
         s3_files = S3Files(s3)
         sources = Sources({"http": http, "https": http, "s3": s3_files, "file": LocalFiles(settings.plan.file_root)})
         table = DynamoTable(dynamodb, settings.table.name, timedelta(days=settings.table.ttl_days))
@@ -201,7 +204,11 @@ def _connector(parts: Parts, fatal: Fatal) -> StartStop:
 
     async def stop() -> None:
         own_stop.set()
-        await asyncio.wait(running, timeout=settings.worker.drain_seconds)
+        _, late = await asyncio.wait(running, timeout=settings.worker.drain_seconds)
+        for task in late:
+            # What Kafka has not confirmed by now goes back to the queue too.
+            task.cancel()
+            await asyncio.wait([task], timeout=_GIVE_BACK_SECONDS)
 
     return start, stop
 

@@ -1,8 +1,9 @@
 """The AWS emulator's process: `python -m export_service.devstack.aws_server PORT [HOST]`. SQS, Step Functions, DynamoDB, S3 by moto.
 
-moto differs from AWS in three ways that a user of the demo would see; all are mended here, without touching what moto gets right:
+moto differs from AWS in four ways that a user would see; all are mended here, without touching what moto gets right:
 its SendTaskFailure loses the cause; a token that was used before, or whose execution has ended, is InvalidToken to it, where AWS says
-TaskTimedOut; and so is the heartbeat of a state that has no HeartbeatSeconds, which AWS takes.
+TaskTimedOut; so is the heartbeat of a state that has no HeartbeatSeconds, which AWS takes; and of a FIFO queue's messages that come
+again when their visibility timeout is over, it gives the last of a group first.
 """
 
 import logging
@@ -13,9 +14,20 @@ from typing import Any
 
 def _behave_like_aws() -> None:
     from moto.core.responses import EmptyResult
+    from moto.sqs.models import Queue
     from moto.stepfunctions.parser.api import ExecutionStatus, InvalidToken, TaskDoesNotExist, TaskTimedOut
     from moto.stepfunctions.parser.asl.eval.callback.callback import CallbackPoolManager
     from moto.stepfunctions.responses import StepFunctionResponse
+
+    def in_flight(self: Any) -> Any:
+        # moto forgets one of them after the other, each when it comes past it, and takes a group for free with the last.
+        for message in list(self._pending_messages):
+            if message.visible:
+                self._pending_messages.discard(message)
+        return self._pending_messages
+
+    Queue.pending_messages = property(in_flight)
+    Queue.pending_message_groups = property(lambda self: {message.group_id for message in in_flight(self)} - {None})
 
     issued: set[str] = set()
     answered: set[str] = set()

@@ -21,9 +21,9 @@ class AwsFaults:
         only: operations that faults happen to, such as `SendTaskSuccess` or `s3.PUT`; none: all.
     """
 
-    def __init__(self, target: str, seed: str) -> None:
+    def __init__(self, target: str, seed: int | str, **chances: float) -> None:
         self._target, self._random = target, random.Random(seed)
-        self.chances: dict[str, float] = dict.fromkeys(("throttle", "error", "lost", "slow"), 0)
+        self.chances: dict[str, float] = dict.fromkeys(("throttle", "error", "lost", "slow"), 0) | chances
         self.only: frozenset[str] = frozenset()
         self.done: Counter[str] = Counter()
         """By fault and operation."""
@@ -82,10 +82,15 @@ class AwsFaults:
             return web.Response(status=503, text=json.dumps({"__type": "ServiceUnavailable", "message": "later"}))
         if fault == "slow":
             await asyncio.sleep(self._random.uniform(0.2, 2))
+        answer = await self.forward(request, operation, body)
+        if fault == "lost" and request.transport is not None:
+            request.transport.abort()
+        return answer
+
+    async def forward(self, request: web.Request, operation: str, body: bytes) -> web.Response:  # noqa: ARG002
+        """For tests with a fault of their own: what the service says."""
         headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP}
         async with self._session.request(request.method, self._target + request.raw_path, data=body, headers=headers) as answer:
             content = await answer.read()
-        if fault == "lost" and request.transport is not None:
-            request.transport.abort()
         kept = {name: value for name, value in answer.headers.items() if name.lower() not in HOP_BY_HOP}
         return web.Response(status=answer.status, body=content, headers=kept)

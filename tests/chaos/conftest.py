@@ -25,7 +25,7 @@ def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Brok
 
 @pytest.fixture(scope="session")
 def aws_faults(stack: Stack) -> Iterator[AwsFaults]:
-    made = AwsFaults(stack.env["AWS_ENDPOINT"], "0")
+    made = AwsFaults(stack.env["AWS_ENDPOINT"], 0)
     made.start()
     with closing(made):
         yield made

@@ -94,9 +94,8 @@ def _run(driver: Driver, plan: Scenario) -> dict[str, str]:
 
 
 def test_an_answer_whose_reply_is_lost_is_known_to_be_ours(world: World) -> None:
-    faults = AwsFaults(world.env["AWS_ENDPOINT"], "1")
+    faults = AwsFaults(world.env["AWS_ENDPOINT"], 1, lost=1)
     faults.start()
-    faults.chances["lost"] = 1
     world.catalog("lost", ["a.txt"])
     try:
         world.worker(AWS_ENDPOINT_URL_SFN=faults.url)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from connectors.aws import Clients
 from connectors.destinations import StoreDestinations
@@ -72,6 +73,9 @@ async def test_ledger_one_attempt_per_token_and_racing_callers_agree(world: Worl
     second = await ledger.open_attempt("j", "token-2", "d", b"x" * 32, NOW)
     assert (second.number, second.seal_key) == (2, key), "one key a job"
     assert (await ledger.open_attempt("j", None, "other", None, NOW)).request_digest == "d"
+    assert await ledger.find_attempt("j", "token-2") == second
+    assert await ledger.find_attempt("j", "token-3") is None
+    assert await ledger.find_attempt("unknown", None) is None
     assert await ledger.seal_key("j") == key
     assert await ledger.seal_key("unknown") is None
     assert await ledger.attempt("j", 9) is None
@@ -133,7 +137,7 @@ async def test_queue_gives_deletes_and_takes_back(world: World, kind: str) -> No
     url = sqs.create_queue(QueueName=f"q-{uuid.uuid4().hex[:8]}")["QueueUrl"]
     attribute = {"a": {"DataType": "String", "StringValue": "b"}}
     sqs.send_message(QueueUrl=url, MessageBody="one", MessageAttributes=attribute)
-    async with open_queue(await world.client("sqs"), url, 1) as queue:
+    async with open_queue(await world.client("sqs"), url, 1, 8, structlog.get_logger()) as queue:
         await _queue(queue)
 
 
@@ -146,6 +150,35 @@ async def _queue(queue: RequestQueue) -> None:
     assert (again.id, again.receive_count) == (message.id, 2)
     await queue.delete(again)
     assert await queue.receive() == []
+
+
+async def test_a_fifo_queue_gives_each_group_in_order_also_what_comes_again(world: World) -> None:
+    sqs = world.admin.client("sqs")
+    name = f"q-{uuid.uuid4().hex[:8]}.fifo"
+    url = sqs.create_queue(QueueName=name, Attributes={"FifoQueue": "true", "VisibilityTimeout": "2"})["QueueUrl"]
+    for number, group in enumerate("aabab"):
+        sqs.send_message(QueueUrl=url, MessageBody=str(number), MessageGroupId=group, MessageDeduplicationId=str(number))
+
+    async def receive(queue: RequestQueue, count: int) -> list[tuple[str | None, str]]:
+        found: list[tuple[str | None, str]] = []
+        async with asyncio.timeout(20):
+            while len(found) < count:
+                messages = await queue.receive()
+                found += [(message.group, message.body) for message in messages]
+                for message in messages:
+                    await queue.delete(message)
+        return sorted(found, key=lambda each: str(each[0]))
+
+    log = structlog.get_logger()
+    client = await world.client("sqs")
+    async with open_queue(client, url, 1, 8, log) as queue:
+        messages = await queue.receive()
+        # In this order the last of each group comes back last: as long as one is in flight, its group waits.
+        for message in messages[:-1]:
+            await queue.release(message)
+    assert [message.body for message in messages] == list("01234")
+    async with open_queue(client, url, 1, 8, log) as queue:
+        assert await receive(queue, 5) == [("a", "0"), ("a", "1"), ("a", "3"), ("b", "2"), ("b", "4")]
 
 
 @KINDS
@@ -207,7 +240,7 @@ async def test_aws_that_does_not_answer_is_a_sentence_with_the_setting(monkeypat
     async with clients.open("dynamodb") as dynamodb, clients.open("sqs") as sqs, clients.open("stepfunctions") as machine:
         with pytest.raises(Unavailable, match=r"DynamoDB does not answer .* check AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT"):
             await DynamoTable(dynamodb, "t", timedelta(days=1)).get("j")
-        async with open_queue(sqs, "http://127.0.0.1:1/1/q", 0) as queue:
+        async with open_queue(sqs, "http://127.0.0.1:1/1/q", 0, 8, structlog.get_logger()) as queue:
             with pytest.raises(Unavailable, match=r"SQS does not answer .* check "):
                 await queue.receive()
         with pytest.raises(CallbackThrottled):

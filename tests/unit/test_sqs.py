@@ -1,11 +1,14 @@
 """What the emulator does not do: answers of SQS that are half good, late or wrong."""
 
 import asyncio
+import json
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
+import structlog
 from botocore.exceptions import ClientError
 
 from connectors.sqs import SqsQueue, open_queue
@@ -32,6 +35,10 @@ class ScriptedSqs:
             return answer(arguments) if answer else {}
 
         return call
+
+
+def opened(client: ScriptedSqs, url: str = URL) -> AbstractAsyncContextManager[SqsQueue]:
+    return open_queue(client, url, 0, 8, structlog.get_logger())
 
 
 def raw(number: int, receipt: str = "r1") -> dict[str, Any]:
@@ -61,7 +68,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_deletes_share_requests_of_at_most_ten_and_all_are_confirmed() -> None:
     client = ScriptedSqs()
-    async with open_queue(client, URL, 0) as queue:
+    async with opened(client) as queue:
         await asyncio.gather(*(queue.delete(message(n)) for n in range(25)))
     sizes = [len(request["Entries"]) for request in client.requests["delete_message_batch"]]
     assert sizes == [10, 10, 5]
@@ -77,7 +84,7 @@ async def test_a_refused_entry_fails_alone_and_an_expired_handle_is_given_up() -
         {"Id": "2", "Code": "ReceiptHandleIsInvalid", "SenderFault": True},
     ]
     client.answers["delete_message_batch"] = lambda _: {"Failed": failed}
-    async with open_queue(client, URL, 0) as queue:
+    async with opened(client) as queue:
         ends = await asyncio.gather(*(queue.delete(message(n)) for n in range(4)), return_exceptions=True)
     assert [type(end) for end in ends] == [type(None), Unavailable, type(None), type(None)]
     assert "InternalError" in str(ends[1])
@@ -87,7 +94,7 @@ async def test_a_refused_entry_fails_alone_and_an_expired_handle_is_given_up() -
 async def test_a_request_that_fails_fails_each_delete_in_it_and_the_next_ones_work() -> None:
     client = ScriptedSqs()
     client.answers["delete_message_batch"] = denied("AccessDeniedException")
-    async with open_queue(client, URL, 0) as queue:
+    async with opened(client) as queue:
         ends = await asyncio.gather(queue.delete(message(1)), queue.delete(message(2)), return_exceptions=True)
         assert ["AWS_ACCESS_KEY_ID" in str(end) for end in ends] == [True, True]
         client.answers["delete_message_batch"] = lambda _: {}
@@ -96,7 +103,7 @@ async def test_a_request_that_fails_fails_each_delete_in_it_and_the_next_ones_wo
 
 async def test_the_newest_receipt_handle_counts_and_a_second_delete_still_has_its_own() -> None:
     client = ScriptedSqs()
-    async with open_queue(client, URL, 0) as queue:
+    async with opened(client) as queue:
         client.answers["receive_message"] = lambda _: {"Messages": [raw(1, "r1")]}
         (first,) = await queue.receive()
         client.answers["receive_message"] = lambda _: {"Messages": [raw(1, "r2")]}
@@ -110,7 +117,7 @@ async def test_visibility_is_extended_while_a_message_is_in_work_and_only_then()
     client = ScriptedSqs()
     client.answers["get_queue_attributes"] = lambda _: {"Attributes": {"VisibilityTimeout": "2"}}
     client.answers["receive_message"] = lambda _: {"Messages": [raw(n) for n in range(3)]}
-    async with open_queue(client, URL, 0) as queue:
+    async with opened(client) as queue:
         kept, deleted, released = await queue.receive()
         await queue.delete(deleted)
         await queue.release(released, 7)
@@ -122,6 +129,64 @@ async def test_visibility_is_extended_while_a_message_is_in_work_and_only_then()
     assert (release["ReceiptHandle"], release["VisibilityTimeout"]) == (released.receipt, 7)
 
 
+async def test_an_extension_that_fails_is_tried_again_before_the_message_comes_back() -> None:
+    client = ScriptedSqs()
+    client.answers["get_queue_attributes"] = lambda _: {"Attributes": {"VisibilityTimeout": "4"}}
+    client.answers["receive_message"] = lambda _: {"Messages": [raw(1)]}
+    began: list[float] = []
+
+    def refuse(_: dict[str, Any]) -> dict[str, Any]:
+        began.append(asyncio.get_running_loop().time())
+        if len(began) == 1:
+            return denied("InternalFailure")(_)
+        return {"Failed": [{"Id": "0", "Code": "InternalError", "SenderFault": False}]} if len(began) == 2 else {}
+
+    client.answers["change_message_visibility_batch"] = refuse
+    async with opened(client) as queue:
+        await queue.receive()
+        received = asyncio.get_running_loop().time()
+        await until(lambda: len(began) == 3)
+    assert began[2] - received < 4, "both kinds of failure, and the message is still ours"
+
+
+@pytest.mark.parametrize(("most", "said"), [(8, True), (9, False), (None, False)])
+async def test_a_redrive_policy_that_comes_before_ours_is_said_once(most: int | None, said: bool) -> None:
+    client = ScriptedSqs()
+    policy = {} if most is None else {"RedrivePolicy": json.dumps({"maxReceiveCount": most})}
+    client.answers["get_queue_attributes"] = lambda _: {"Attributes": {"VisibilityTimeout": "2", **policy}}
+    client.answers["receive_message"] = lambda _: {"Messages": [raw(1)]}
+    with structlog.testing.capture_logs() as logs:
+        async with opened(client) as queue:
+            await queue.receive()
+            await until(lambda: bool(client.requests["change_message_visibility_batch"]))
+    assert [line["setting"] for line in logs] == ["EXPORT_QUEUE_MAX_RECEIVES"] * said
+    assert all(f"maxReceiveCount={most}" in line["event"] for line in logs)
+
+
+async def test_only_a_fifo_queue_has_groups_and_a_receive_that_failed_is_asked_again_as_the_same() -> None:
+    client = ScriptedSqs()
+    attributes = {"Attributes": {"MessageGroupId": "job-1", "ApproximateReceiveCount": "1"}}
+    client.answers["receive_message"] = lambda _: {"Messages": [raw(1) | attributes]}
+    async with opened(client) as queue:
+        (found,) = await queue.receive()
+    assert found.group is None, "there it is for fairness, and promises no order"
+    (request,) = client.requests.pop("receive_message")
+    assert "ReceiveRequestAttemptId" not in request
+
+    async with opened(client, f"{URL}.fifo") as queue:
+        (found,) = await queue.receive()
+        assert found.group == "job-1"
+        client.answers["receive_message"] = denied("ServiceUnavailable")
+        with pytest.raises(Unavailable):
+            await queue.receive()
+        client.answers["receive_message"] = lambda _: {}
+        await queue.receive()
+        await queue.receive()
+    first, failed, again, last = (request["ReceiveRequestAttemptId"] for request in client.requests["receive_message"])
+    assert failed == again
+    assert len({first, failed, last}) == 3
+
+
 async def test_closing_leaves_no_delete_waiting() -> None:
     client = ScriptedSqs()
     hanging = asyncio.Event()
@@ -131,7 +196,7 @@ async def test_closing_leaves_no_delete_waiting() -> None:
         await asyncio.Event().wait()
 
     client.__dict__["delete_message_batch"] = never
-    async with open_queue(client, URL, 0) as queue:
+    async with opened(client) as queue:
         under_way = asyncio.create_task(queue.delete(message(1)))
         await hanging.wait()
         queued = asyncio.create_task(queue.delete(message(2)))
@@ -143,7 +208,7 @@ async def test_closing_leaves_no_delete_waiting() -> None:
 async def test_a_defect_in_the_background_is_not_silent() -> None:
     client = ScriptedSqs()
     client.answers["delete_message_batch"] = lambda _: {"Failed": [{"Id": "not a number"}]}
-    async with open_queue(client, URL, 0) as queue:
+    async with opened(client) as queue:
         with pytest.raises(Unavailable):
             await queue.delete(message(1))
         with pytest.raises(ValueError, match="not a number"):
@@ -163,7 +228,7 @@ async def test_an_error_names_the_setting_to_look_at(code: str, setting: str) ->
     client = ScriptedSqs()
     client.answers["receive_message"] = denied(code)
     with pytest.raises(Unavailable, match=rf"SQS does not answer \({code}\); check {setting}"):
-        await SqsQueue(client, URL, 0).receive()
+        await SqsQueue(client, URL, 0, 8, None).receive()
 
 
 async def test_attributes_count_and_trace_context_come_along() -> None:
@@ -174,7 +239,7 @@ async def test_attributes_count_and_trace_context_come_along() -> None:
         "Attributes": {"ApproximateReceiveCount": "3", "AWSTraceHeader": "Root=1-2"},
     }
     client.answers["receive_message"] = lambda _: {"Messages": [raw(1) | more]}
-    queue = SqsQueue(client, URL, 20)
+    queue = SqsQueue(client, URL, 20, 8, None)
     (found,) = await queue.receive()
     assert queue.name == "export-jobs"
     assert found.receive_count == 3
