@@ -50,7 +50,7 @@ def test_users_who_always_want_more_share_the_slots_whatever_their_files_take(du
     """`durations[n]`: how long a slot is held by user n. Time goes on in steps of 1."""
     queue: FairQueue[str] = FairQueue()
     for number in range(len(durations)):
-        for _ in range(400):
+        for _ in range(120 * slots):
             queue.put(str(number), "job", str(number))
     ends: list[tuple[int, str]] = []
     served: Counter[str] = Counter()
