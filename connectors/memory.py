@@ -96,7 +96,7 @@ class MemoryLedger:
         return self.plans.get((job_id, number), Planned())
 
     async def mark_planned(self, job_id: str, number: int, planned: Planned) -> None:
-        if (job_id, number) in self.attempts:
+        if (job_id, number) in self.attempts and not (await self.planned(job_id, number)).ended:
             self.plans[job_id, number] = planned
 
     async def claim(self, job_id: str, number: int, now: datetime) -> Attempt | None:  # noqa: ARG002
