@@ -8,8 +8,10 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 
 from agents.download import Downloader
+from export_service.failures import Unavailable
 from export_service.messages import DownloadDemand
 from export_service.ports import Publisher
 
@@ -43,8 +45,9 @@ class Demand:
             moved = abs(wanted - said[0]) > step or abs(waiting - said[1]) > step or read.keys() != said[2]
             if moved or now - told_at >= REPEAT_SECONDS:
                 demand = self._demand(read, wanted)
-                # Not awaited to the end: one that is lost is said again.
-                await self._publisher.send(self._topic, self._worker.encode(), demand.to_bytes())
+                with suppress(Unavailable):  # one that is lost is said again
+                    said_it = await self._publisher.send(self._topic, self._worker.encode(), demand.to_bytes())
+                    said_it.add_done_callback(lambda future: future.cancelled() or future.exception())
                 said, told_at = (wanted, waiting, frozenset(read)), now
                 # One that lists many jobs is long, and worth its price less often.
                 await asyncio.sleep(len(demand.waiting) / 1000)
