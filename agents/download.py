@@ -245,7 +245,7 @@ class Downloader:
         """What waits of partitions that went to another worker."""
         lost = {batch for batch in self._open if batch.entry.lost}
         if lost:
-            self._open -= lost
+            self._open -= {batch for batch in lost if not batch.stops}
             self.waiting.keep(lambda item: item[0] not in lost)
             self._fill()
 
