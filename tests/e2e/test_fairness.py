@@ -55,7 +55,6 @@ def test_a_small_job_passes_a_large_one_and_a_middling_one_gets_half_of_the_slot
         # A download takes half a second, in which 16 of the large job's end; several times that for a machine that is busy.
         passed = int(world.snapshot(first)["completedTasks"]) - before
         assert passed < 400, f"{user} does not wait for the large job"
-        print(f"{user}'s job of one file ended while {passed} of the large one's did")
 
     begun = len(order.paths)
     third = ask(world, "middling", "user-c")
@@ -64,7 +63,6 @@ def test_a_small_job_passes_a_large_one_and_a_middling_one_gets_half_of_the_slot
     theirs = [number for number, path in enumerate(meanwhile) if path.startswith("/c/")]
     between = meanwhile[theirs[0] : theirs[-1] + 1]
     share = len(theirs) / len(between)
-    print(f"the job of 500 had {share:.0%} of {len(between)} requests between its first and its last")
     assert 0.4 < share < 0.6, Counter(path[:3] for path in between)
 
     assert cli(world, "cancel", first).returncode == 0
