@@ -1,12 +1,13 @@
 """tasks -> files, and TaskResults on results: a fixed number of transfers at a time, whatever the batches look like.
 
+Many more tasks are read than are under way, so that the next free slot can go to the user who has the fewest (`fair_queue`).
+
 A batch is acked when all of its outcomes are confirmed on results. Outcomes do not wait for their batch: what has finished is published
 every half second. At a drain, the outcomes so far are published and the rest of the batch goes back to tasks as a smaller batch.
 """
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from export_service.backoff import until_available
+from export_service.fair_queue import FairQueue
 from export_service.messages import Outcome, Task, TaskBatch, TaskResult, TaskResults
 from export_service.ports import Ledger, Publisher
 from export_service.sealing import unseal
@@ -34,6 +36,8 @@ class Transferring(Protocol):
         """Cancel what is under way; it leaves nothing behind."""
 
 
+READ_AHEAD = 32_768
+"""Tasks that wait for a slot, at most: some 40 MB. Plans stop long before, see `demand`; this is for what does not come from a plan."""
 _KEYS = 1000
 """Seal keys kept in memory, one a job whose URLs have queries."""
 
@@ -49,10 +53,11 @@ def _cancelled(task: Task) -> TaskResult:
 class _Batch:
     """A batch under way. `left` are the indices without an outcome; `stops` end those that are under way; `key` opens sealed queries."""
 
-    __slots__ = ("batch", "confirmations", "entry", "key", "left", "stops", "unpublished")
+    __slots__ = ("batch", "confirmations", "entry", "key", "left", "stops", "unpublished", "user")
 
     def __init__(self, batch: TaskBatch, entry: Entry, key: bytes | None) -> None:
         self.batch, self.entry, self.key = batch, entry, key
+        self.user = batch.user_id or ""
         self.left = {task.index for task in batch.tasks}
         self.stops: dict[int, Stop] = {}
         self.unpublished: list[TaskResult] = []
@@ -82,11 +87,13 @@ class Downloader:
         self._transfers, self._ledger, self._publisher = transfers, ledger, publisher
         self._dead_letters, self._topics, self._log = dead_letters, topics, log
         self._concurrency, self._publish_seconds = concurrency, publish_seconds
-        self._waiting: deque[tuple[_Batch, Task]] = deque()
+        self.waiting: FairQueue[tuple[_Batch, Task]] = FairQueue()
+        self.ended = 0
+        """Tasks, since the start."""
         self._open: set[_Batch] = set()
         self._keys: dict[str, bytes | None] = {}
         self._cancelled: dict[str, int] = {}
-        self._draining, self._busy = False, 0
+        self.draining, self._busy = False, 0
         self._room, self._idle = asyncio.Event(), asyncio.Event()
         self._publishing: set[asyncio.Task[None]] = set()
 
@@ -95,7 +102,7 @@ class Downloader:
         self._publish_with(self._publish_regularly())
 
     async def handle(self, record: Incoming, entry: Entry) -> None:
-        if self._draining:
+        if self.draining:
             await asyncio.Event().wait()  # not acked, so another worker gets it
         try:
             parsed = TaskBatch.model_validate_json(record.value or b"")
@@ -106,10 +113,10 @@ class Downloader:
         sealed = any(task.query is not None for task in parsed.tasks)
         batch = _Batch(parsed, entry, await self._key(parsed.job_id) if sealed else None)
         self._open.add(batch)
-        self._waiting.extend((batch, task) for task in parsed.tasks)
+        for task in parsed.tasks:
+            self.waiting.put(batch.user, parsed.job_id, (batch, task))
         self._fill()
-        # As many tasks wait as are under way, so that no slot idles while the next record is read.
-        while len(self._waiting) >= self._concurrency:
+        while len(self.waiting) >= READ_AHEAD:
             self._room.clear()
             await self._room.wait()
         return None
@@ -123,13 +130,13 @@ class Downloader:
             for task in batch.batch.tasks:
                 if stop := batch.stops.pop(task.index, None):
                     stop()
-                    self._busy -= 1
+                    self._free(batch)
                     self._ended(batch, _cancelled(task))
         self._fill()
 
     async def drain(self, seconds: float) -> None:
         """Finish what is under way within the deadline; hand back the rest. Afterwards every taken batch is accounted for."""
-        self._draining = True
+        self.draining = True
         if self._busy:
             self._idle.clear()
             await asyncio.wait([asyncio.ensure_future(self._idle.wait())], timeout=seconds)
@@ -142,17 +149,18 @@ class Downloader:
 
     def _fill(self) -> None:
         """Start transfers until all slots are taken; tell who waits for room, or for the end of all."""
-        while self._busy < self._concurrency and self._waiting and not self._draining:
-            batch, task = self._waiting.popleft()
+        while self._busy < self._concurrency and self.waiting and not self.draining:
+            batch, task = self.waiting.pop()
+            self._busy += 1
             if batch.entry.lost:
                 self._open.discard(batch)
-                continue
-            if self._is_cancelled(batch):
+                self._free(batch)
+            elif self._is_cancelled(batch):
+                self._free(batch)
                 self._ended(batch, _cancelled(task))
-                continue
-            self._busy += 1
-            self._begin(batch, task)
-        if len(self._waiting) < self._concurrency:
+            else:
+                self._begin(batch, task)
+        if len(self.waiting) < READ_AHEAD:
             self._room.set()
         if not self._busy:
             self._idle.set()
@@ -169,11 +177,17 @@ class Downloader:
     def _done(self, batch: _Batch, ended: TaskResult) -> None:
         if batch.stops.pop(ended.index, None) is None:
             return  # cancelled in the moment between its end and this
-        self._busy -= 1
+        self._free(batch)
         self._ended(batch, ended)
         self._fill()
 
+    def _free(self, batch: _Batch) -> None:
+        """A slot is."""
+        self._busy -= 1
+        self.waiting.ended(batch.user, batch.batch.job_id)
+
     def _ended(self, batch: _Batch, ended: TaskResult) -> None:
+        self.ended += 1
         batch.unpublished.append(ended)
         batch.left.discard(ended.index)
         if not batch.left and batch in self._open:
@@ -222,9 +236,18 @@ class Downloader:
     async def _publish_regularly(self) -> None:
         while True:
             await asyncio.sleep(self._publish_seconds)
+            self._forget_lost()
             for batch in list(self._open):
                 if batch.left and not batch.entry.lost:
                     await self._publish(batch)
+
+    def _forget_lost(self) -> None:
+        """What waits of partitions that went to another worker."""
+        lost = {batch for batch in self._open if batch.entry.lost}
+        if lost:
+            self._open -= {batch for batch in lost if not batch.stops}
+            self.waiting.keep(lambda item: item[0] not in lost)
+            self._fill()
 
     async def _key(self, job_id: str) -> bytes | None:
         if job_id not in self._keys:

@@ -1,207 +1,251 @@
-"""requests -> tasks, and JobPlanned on results: lists a job's files, checks them, and hands them out in batches that grow.
+"""requests -> tasks, and JobPlanned on results: reads a job's list of files, and hands it out in batches that grow.
 
-Tasks go out while the list is still being read; results may therefore come before the plan, and the fold expects that. The first
-entries are held back, so that a mistake in a small manifest fails the job before any of its files is touched. A later run of a job gets
-only what has not succeeded, if the list is still the same.
+Two things go on beside each other. *Reading* takes the list at full speed, whatever its job has to wait for, so that no connection
+idles: batches go to a spool, and JobPlanned out when it ends. *Handing out* takes them from there as fast as the download workers
+take this job's tasks (`pacing`), so a plan lasts almost as long as its job; how far it is, is in the ledger, for the next owner of its
+partition. Results may come before the plan, and the fold expects that. A list of up to HELD_BACK entries is read whole first, so that
+a mistake in it fails the job before any of its files is touched.
 """
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections import deque
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from export_service import manifests, names
+from agents.file_list import FileLists, Whole
+from agents.pacing import NoMoreTurns, Pacer
 from export_service.backoff import pauses, until_available
 from export_service.batching import MAX_BATCH_BYTES, batch_limit
-from export_service.failures import PlanError, TransferError
-from export_service.messages import ExportRequested, FileSpec, JobAccepted, JobPlanned, PlanFailed, Record, Task, TaskBatch
-from export_service.ports import FileSource, Ledger, Publisher
-from export_service.prefixes import is_below
-from export_service.sealing import seal, unseal, without_query
+from export_service.failures import PlanError, TransferError, Unavailable
+from export_service.messages import ExportRequested, JobAccepted, JobPlanned, PlanFailed, Record, Task, TaskBatch
+from export_service.ports import Ledger, Planned, Publisher
 from export_service.shards import SHARD_TASKS, bitmap_from_text
+from export_service.spool import Batch, Spool
 from streams.ack_window import Entry
 from streams.dead_letters import DeadLetters
 from streams.steps import Handle, Incoming
 from streams.topics import Topics
 
 HELD_BACK = 1_000
-"""Tasks that are read before the first is handed out. Some 0.5 MB of memory per job that is being planned."""
+"""Tasks that are read before the first is handed out. Some 0.5 MB of memory per list."""
 _READS = 4
 """Tries to read a list of files before the job fails as ExportPlanFailed."""
+_READING, _READING_LARGE = 32, 8
+"""Lists that are read at a time; and those of more than HELD_BACK entries, of which up to 0.5 GB is remembered. Handing out has no limit
+but the ack window's."""
+_SAVE_SECONDS = 5.0
+_CANCELLED = 100_000
+"""Jobs whose cancellation is remembered; what comes of one that was forgotten is cancelled by the download workers."""
 
 
 class Planner:
-    """`allowed_urls`: prefixes that the files of a manifest may have; none: any."""
+    """`folder`: for lists that are longer than memory."""
 
     def __init__(
-        self,
-        sources: FileSource,
-        ledger: Ledger,
-        publisher: Publisher,
-        topics: Topics,
-        max_files: int,
-        log: Any,
-        allowed_urls: Sequence[str] = (),
+        self, lists: FileLists, ledger: Ledger, publisher: Publisher, topics: Topics, pacer: Pacer, folder: Path, log: Any
     ) -> None:
-        self._sources, self._ledger, self._publisher = sources, ledger, publisher
-        self._topics, self._max_files, self._log, self._allowed_urls = topics, max_files, log, allowed_urls
+        self._lists, self._ledger, self._publisher, self._topics = lists, ledger, publisher, topics
+        self._pacer, self._folder, self._log = pacer, folder, log
+        self._small, self._large = asyncio.Semaphore(_READING), asyncio.Semaphore(_READING_LARGE)
+        self._cancelled: dict[str, int] = {}
+        self._runs: set[_Run] = set()
 
-    async def plan(self, request: ExportRequested) -> list["asyncio.Future[Any]"]:
-        """Hand out all tasks, then say how many there are. The futures confirm the last record; all others are confirmed."""
+    async def plan(self, request: ExportRequested, entry: Entry) -> bool:
+        """Hand out all tasks and say how many there are. True: all of it is confirmed. False: the next owner goes on."""
         job = request.job
-        run = _Run(self._publisher, self._topics.tasks.name, request)
-        key, results = job.job_id.encode(), self._topics.results.name
-        run.confirmations.append(await self._publisher.send(results, key, JobAccepted(job=job).to_bytes()))
+        planned = await until_available(lambda: self._ledger.planned(job.job_id, job.attempt), self._log)
+        if planned.ended:
+            return True
+        with Spool(self._folder) as spool:
+            run = _Run(request, spool, planned, entry)
+            self._runs.add(run)
+            accepted = await self._publisher.send(self._topics.results.name, job.job_id.encode(), JobAccepted(job=job).to_bytes())
+            reading = asyncio.create_task(self._read(run))
+            # A defect in it must not leave us waiting for the end of the list.
+            reading.add_done_callback(lambda _: run.moved.set())
+            try:
+                await self._hand_out(run, reading)
+                await run.confirm()
+                await accepted
+                if run.finished:
+                    await reading
+                await self._save(run)
+                return run.finished
+            finally:
+                self._runs.discard(run)
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+
+    def cancel(self, job_id: str, attempt: int) -> None:
+        """Hand out nothing more of the job, as far as it was planned for `attempt` or before."""
+        if len(self._cancelled) >= _CANCELLED:
+            self._cancelled.pop(next(iter(self._cancelled)))
+        self._cancelled[job_id] = max(attempt, self._cancelled.pop(job_id, 0))
+
+    async def drain(self, seconds: float) -> None:
+        """End all plans where they are, for the next owner."""
+        self._pacer.close()
+        deadline = time.monotonic() + seconds
+        while self._runs and time.monotonic() < deadline:
+            for run in self._runs:
+                run.moved.set()
+            await asyncio.sleep(0.02)
+
+    async def _read(self, run: "_Run") -> None:
+        request, job = run.request, run.request.job
         outcome: Record
         try:
-            await self._read_all(request, run)
-            outcome = JobPlanned(job=job, total_tasks=run.total, plan_digest=run.digest)
-            self._log.info("Planned export job", jobId=job.job_id, totalTasks=run.total, handedOut=run.emitted)
+            async with self._small:
+                small = await self._read_all(run, HELD_BACK)
+            if not small:
+                async with self._large:
+                    await self._read_all(run, None)
+            known = run.planned.digest or request.plan_digest
+            if known not in (None, run.whole.digest):
+                raise PlanError(
+                    "the list of files changed while the job ran; send it as a new job, with a jobId of its own"
+                    if run.planned.digest
+                    else "the list of files is not the one of the job's first attempt; send it as a new job, with a jobId of its own"
+                )
+            outcome = JobPlanned(job=job, total_tasks=run.whole.total, plan_digest=run.whole.digest)
+            self._log.info("Planned export job", jobId=job.job_id, totalTasks=run.whole.total, handedOut=run.spooled)
         except PlanError as error:
+            run.failed = True
             outcome = PlanFailed(job=job, cause=str(error))
             self._log.warning("Cannot plan export job", jobId=job.job_id, cause=str(error))
-        # The plan may only be known once every task of it is safe: a job that waits for a lost task would never end.
-        await asyncio.gather(*run.confirmations)
-        return [await self._publisher.send(results, key, outcome.to_bytes())]
+        said = await self._publisher.send(self._topics.results.name, job.job_id.encode(), outcome.to_bytes())
+        run.read = True
+        run.moved.set()
+        await said
 
-    async def _read_all(self, request: ExportRequested, run: "_Run") -> None:
+    async def _read_all(self, run: "_Run", most: int | None) -> bool:
+        """Put the list into the spool. False: nothing was put there, as it has more than `most` entries."""
         for tried, pause in enumerate(pauses(0.5, 10), start=1):
-            held: list[Task] | None = [] if run.next == 0 else None
+            held: list[Task] = []
             try:
-                if request.plan_digest is not None and run.next == 0:
-                    await self._same_list(request, run)
-                async for task in self._tasks(request, run):
-                    # Not again what was handed out before the source broke off.
-                    if task.index < run.next or run.is_done(task.index):
-                        continue
-                    if held is None:
-                        await run.add(task)
-                        continue
-                    held.append(task)
-                    if len(held) > HELD_BACK:
-                        await run.add_all(held)
-                        held = None
-                await run.add_all(held or [])
-                await run.flush()
-                return
+                async for task in self._lists.tasks(run.request, run.whole):
+                    if task.index % 256 == 0:
+                        await asyncio.sleep(0)  # what is in memory already must not hold up everybody else
+                    if most is None:
+                        run.add(task)
+                    elif len(held) == most:
+                        return False
+                    else:
+                        held.append(task)
+                for task in held:
+                    run.add(task)
+                run.flush()
+                return True
             except TransferError as error:
                 if not error.retryable or tried >= _READS:
                     raise PlanError(f"the list of files cannot be read: {error}") from None
                 await asyncio.sleep(max(pause, error.retry_after or 0))
+        raise AssertionError("pauses never end")
 
-    async def _same_list(self, request: ExportRequested, run: "_Run") -> None:
-        """Before a later run: what is done is known by its place in the list."""
-        async for _ in self._tasks(request, run):
-            pass
-        if run.digest != request.plan_digest:
-            raise PlanError(
-                "the list of files is not the one of the job's first attempt; send it as a new job, with a jobId of its own"
-            )
+    async def _hand_out(self, run: "_Run", reading: "asyncio.Task[None]") -> None:
+        """Until the end, or until it is not ours to do."""
+        job, topic = run.request.job, self._topics.tasks.name
+        while not (run.entry.lost or run.failed or self._pacer.closed):
+            batch = run.take()
+            if batch is None:
+                if reading.done() or run.read:
+                    run.finished = True
+                    return
+                run.moved.clear()
+                await run.moved.wait()
+            elif batch.end > run.planned.through and not self._is_cancelled(run):
+                try:
+                    turn = await self._pacer.turn(job.job_id, batch.tasks)
+                except NoMoreTurns:
+                    return
+                with turn:
+                    if run.entry.lost or run.failed or self._is_cancelled(run):
+                        continue
+                    key = f"{job.job_id}:{batch.first}".encode()
+                    confirmed = await self._publisher.send(topic, key, batch.record, partition=turn.partition)
+                    turn.sent(confirmed)
+                run.sent(batch, confirmed)
+                if run.read and time.monotonic() - run.saved_at > _SAVE_SECONDS:
+                    await self._save(run)
+        run.finished = run.failed and not run.entry.lost
 
-    async def _tasks(self, request: ExportRequested, run: "_Run") -> AsyncIterator[Task]:
-        seen: set[bytes] = set()
-        index, whole = 0, hashlib.sha256()
-        async for where, spec in self._files(request):
-            # Eight bytes a name instead of the name: a job of five million files fits; a false match is one in 10^6 such jobs.
-            digest = hashlib.blake2b(spec.name.encode(), digest_size=8).digest()
-            if digest in seen:
-                raise PlanError(f"{where}: name {spec.name!r} is used twice; give each file its own 'name'")
-            if index >= self._max_files:
-                raise PlanError(f"more than {self._max_files} files; split the export, or raise EXPORT_PLAN_MAX_FILES")
-            seen.add(digest)
-            whole.update(digest + spec.url.encode())
-            yield Task(index=index, url=spec.url, query=spec.query, name=spec.name, size=spec.size, sha256=spec.sha256)
-            index += 1
-        run.total, run.digest = index, whole.hexdigest()
+    def _is_cancelled(self, run: "_Run") -> bool:
+        return run.request.job.attempt <= self._cancelled.get(run.request.job.job_id, 0)
 
-    async def _files(self, request: ExportRequested) -> AsyncIterator[tuple[str, FileSpec]]:
-        if request.files is not None:
-            for number, spec in enumerate(request.files):
-                yield f"files[{number}]", spec
-        elif request.manifest is not None:
-            async for found in self._manifest(request):
-                yield found
-        elif request.prefix is not None:
-            async for url, size in self._sources.list(request.prefix):
-                yield url, FileSpec(url=url, name=_name(url, None, url.removeprefix(request.prefix)), size=size)
-        else:
-            raise PlanError("the request names no files")
-
-    async def _manifest(self, request: ExportRequested) -> AsyncIterator[tuple[str, FileSpec]]:
-        manifest = request.manifest
-        assert manifest is not None
-        key = await until_available(lambda: self._ledger.seal_key(request.job.job_id), self._log)
+    async def _save(self, run: "_Run") -> None:
+        """How far it is. If that fails, more is handed out a second time after a crash: no harm but work."""
+        run.saved_at, job = time.monotonic(), run.request.job
+        if not run.read or (run.failed and not run.finished):
+            return
         try:
-            url = unseal(manifest.url, manifest.query, key)
-        except ValueError as error:
-            raise PlanError(str(error)) from None
-        async with self._sources.open(url) as opened:
-            try:
-                async for line, entry in manifests.read(opened.chunks(), manifest.format):
-                    where = f"manifest {manifest.url}, line {line}"
-                    name = _name(where, entry.name, names.derive_name(entry.url) if entry.name is None else "")
-                    try:
-                        names.check_url(entry.url)
-                    except ValueError as error:
-                        raise PlanError(f"{where}: url: {error}") from None
-                    if self._allowed_urls and not is_below(entry.url, self._allowed_urls):
-                        raise PlanError(f"{where}: url: is not below one of EXPORT_DOWNLOAD_ALLOWED_URLS")
-                    if key is None and without_query(entry.url) != entry.url:
-                        raise PlanError(f"{where}: url has a query, and the job has no key in the ledger to keep it secret")
-                    bare, query = seal(entry.url, key) if key else (entry.url, None)
-                    yield where, FileSpec(url=bare, query=query, name=name, size=entry.size, sha256=entry.sha256)
-            except PlanError as error:
-                message = str(error)
-                raise PlanError(message if message.startswith("manifest") else f"manifest {manifest.url}, {message}") from None
+            await self._ledger.mark_planned(job.job_id, job.attempt, Planned(run.through, run.whole.digest, run.finished))
+        except Unavailable as error:
+            self._log.warning(str(error), setting=error.setting)
 
 
 class _Run:
-    """The batches of one plan on their way to Kafka."""
+    """One plan under way."""
 
-    def __init__(self, publisher: Publisher, topic: str, request: ExportRequested) -> None:
-        self._publisher, self._topic, self._job = publisher, topic, request.job
-        self._batch: list[Task] = []
-        self._bytes = 0
+    def __init__(self, request: ExportRequested, spool: Spool, planned: Planned, entry: Entry) -> None:
+        self.request, self.planned, self.entry, self._spool = request, planned, entry, spool
+        self.whole, self.moved = Whole(), asyncio.Event()
+        self.read = self.failed = self.finished = False
+        """`read`: the list, and the outcome is on its way. `failed`: it is PlanFailed. `finished`: nothing is left to hand out."""
+        self.through = planned.through
+        """Tasks before this one are with the broker."""
+        self.saved_at = time.monotonic()
+        self.spooled = 0
         self._done = {shard: bitmap_from_text(bits) for shard, bits in (request.done or {}).items()}
-        self.next = 0
-        """The first task that was not handed out yet."""
-        self.emitted = 0
-        self.total = 0
-        self.digest = ""
-        self.confirmations: list[asyncio.Future[Any]] = []
+        self._compare_first = bool(request.plan_digest or planned.digest)
+        self._unconfirmed: deque[tuple[Batch, asyncio.Future[Any]]] = deque()
+        self._batch: list[Task] = []
+        self._next = self._bytes = 0
 
-    def is_done(self, index: int) -> bool:
-        return bool(self._done) and bool(self._done.get(index // SHARD_TASKS, 0) >> index % SHARD_TASKS & 1)
-
-    async def add_all(self, tasks: list[Task]) -> None:
-        for task in tasks:
-            await self.add(task)
-
-    async def add(self, task: Task) -> None:
+    def add(self, task: Task) -> None:
+        """To the spool, but not again what it has of a reading that broke off."""
+        if task.index < self._next or self._done.get(task.index // SHARD_TASKS, 0) >> task.index % SHARD_TASKS & 1:
+            return
         self._batch.append(task)
-        self.next = task.index + 1
+        self._next = task.index + 1
         self._bytes += len(task.url) + len(task.name) + len(task.query or "") + 200
-        if len(self._batch) >= batch_limit(self.emitted) or self._bytes >= MAX_BATCH_BYTES:
-            await self.flush()
+        if len(self._batch) >= batch_limit(self.spooled) or self._bytes >= MAX_BATCH_BYTES:
+            self.flush()
 
-    async def flush(self) -> None:
+    def flush(self) -> None:
         if not self._batch:
             return
-        job = self._job
-        batch = TaskBatch(job_id=job.job_id, attempt=job.attempt, destination=job.destination, tasks=tuple(self._batch))
-        key = f"{job.job_id}:{self._batch[0].index}".encode()
-        self.confirmations.append(await self._publisher.send(self._topic, key, batch.to_bytes()))
-        self.emitted += len(self._batch)
+        job, tasks = self.request.job, tuple(self._batch)
+        record = TaskBatch(
+            job_id=job.job_id, attempt=job.attempt, user_id=job.user_id, destination=job.destination, tasks=tasks
+        ).to_bytes()
+        try:
+            self._spool.put(Batch(tasks[0].index, self._next, len(tasks), record))
+        except OSError as error:
+            raise PlanError(f"the list of files cannot be kept in EXPORT_WORKER_STATE_DIR: {error.strerror}") from None
+        self.spooled += len(tasks)
         self._batch, self._bytes = [], 0
+        self.moved.set()
 
+    def take(self) -> Batch | None:
+        """The next batch that may be handed out now. A list that was read before has to be the same first: indices count in it."""
+        return None if self._compare_first and not self.read else self._spool.take()
 
-def _name(where: str, given: str | None, derived: str) -> str:
-    try:
-        return names.check_name(given if given is not None else derived)
-    except ValueError as error:
-        raise PlanError(f"{where}: name: {error}") from None
+    def sent(self, batch: Batch, confirmed: "asyncio.Future[Any]") -> None:
+        self._unconfirmed.append((batch, confirmed))
+        while self._unconfirmed and self._unconfirmed[0][1].done():
+            done, future = self._unconfirmed.popleft()
+            future.result()
+            self.through = done.end
+
+    async def confirm(self) -> None:
+        """All that was sent. Raises Unavailable."""
+        for batch, future in self._unconfirmed:
+            await future
+            self.through = batch.end
+        self._unconfirmed.clear()
 
 
 def plan(planner: Planner, dead_letters: DeadLetters) -> Handle:
@@ -210,6 +254,8 @@ def plan(planner: Planner, dead_letters: DeadLetters) -> Handle:
             request = ExportRequested.model_validate_json(record.value or b"")
         except ValidationError as error:
             return entry.after([await dead_letters.put(record, error)])
-        return entry.after(await planner.plan(request))
+        if await planner.plan(request, entry):
+            entry.done()
+        return None
 
     return handle

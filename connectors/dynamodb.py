@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from connectors.aws import AWS_ERRORS, code_of, unavailable
 from export_service.messages import CallbackAnswered, CallbackOutcome, JobSnapshot, iso_millis
-from export_service.ports import Attempt, among
+from export_service.ports import Attempt, Planned, among
 from export_service.redaction import fingerprint
 
 _serialize = TypeSerializer().serialize
@@ -79,9 +79,22 @@ class DynamoTable:
         key = _plain(found.get("Item", {})).get("sealKey")
         return bytes(key) if key is not None else None
 
+    async def planned(self, job_id: str, number: int) -> Planned:
+        wanted = {"ProjectionExpression": "plannedThrough, planDigest, planEnded", "ConsistentRead": True}
+        item = _plain((await self._call("get_item", Key=_key(job_id, _attempt_key(number)), **wanted)).get("Item", {}))
+        return Planned(item.get("plannedThrough", 0), item.get("planDigest"), item.get("planEnded", False))
+
+    async def mark_planned(self, job_id: str, number: int, planned: Planned) -> None:
+        expression = "SET plannedThrough = :through, planDigest = :digest, planEnded = :ended"
+        values = {":through": planned.through, ":digest": planned.digest, ":ended": planned.ended, ":no": False}
+        # A plan that was taken over may still say how far it was, when its next owner has ended it.
+        only = "attribute_exists(pk) AND (attribute_not_exists(planEnded) OR planEnded = :no)"
+        await self._update(job_id, number, expression, values, only)
+
     async def claim(self, job_id: str, number: int, now: datetime) -> Attempt | None:
         expression = "SET claimedAt = if_not_exists(claimedAt, :now)"
-        before = await self._update(job_id, number, expression, {":now": iso_millis(now)}, "attribute_exists(taskToken)")
+        values = {":now": iso_millis(now)}
+        before = await self._update(job_id, number, expression, values, "attribute_exists(taskToken)", returned="ALL_OLD")
         return _attempt(job_id, number, _plain(before)) if before else None
 
     async def record_answer(self, answer: CallbackAnswered) -> None:
@@ -131,10 +144,17 @@ class DynamoTable:
             start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
 
     async def _update(
-        self, job_id: str, number: int, expression: str, values: dict[str, Any], condition: str = "attribute_exists(pk)"
+        self,
+        job_id: str,
+        number: int,
+        expression: str,
+        values: dict[str, Any],
+        condition: str = "attribute_exists(pk)",
+        *,
+        returned: str = "NONE",
     ) -> dict[str, Any]:
-        """The item as it was, empty where `condition` does not hold: without one an update makes a missing item, and what has expired
-        would be an attempt without a digest."""
+        """The item as it was, if `returned` says so; it has the token. Empty where `condition` does not hold: without one an update
+        makes a missing item, and what has expired would be an attempt without a digest."""
         with suppress(_ConditionFailed):
             answer = await self._call(
                 "update_item",
@@ -142,7 +162,7 @@ class DynamoTable:
                 UpdateExpression=expression,
                 ExpressionAttributeValues=_values(values),
                 ConditionExpression=condition,
-                ReturnValues="ALL_OLD",
+                ReturnValues=returned,
             )
             return dict(answer.get("Attributes", {}))
         return {}

@@ -5,10 +5,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from export_service.messages import CallbackAnswered, CallbackOutcome, JobSnapshot
-from export_service.ports import Attempt, QueueMessage, among
+from export_service.ports import Attempt, Planned, QueueMessage, among
 
 
 class SystemClock:
@@ -62,6 +62,7 @@ class MemoryQueue:
 @dataclass
 class MemoryLedger:
     attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
+    plans: dict[tuple[str, int], Planned] = field(default_factory=dict)
 
     async def open_attempt(
         self,
@@ -98,6 +99,13 @@ class MemoryLedger:
     async def seal_key(self, job_id: str) -> bytes | None:
         first = self.attempts.get((job_id, 1))
         return first.seal_key if first else None
+
+    async def planned(self, job_id: str, number: int) -> Planned:
+        return self.plans.get((job_id, number), Planned())
+
+    async def mark_planned(self, job_id: str, number: int, planned: Planned) -> None:
+        if (job_id, number) in self.attempts and not (await self.planned(job_id, number)).ended:
+            self.plans[job_id, number] = planned
 
     async def claim(self, job_id: str, number: int, now: datetime) -> Attempt | None:  # noqa: ARG002
         known = self.attempts.get((job_id, number))
@@ -148,6 +156,13 @@ class MemoryCallback:
         self.answers.append(("heartbeat", token))
 
 
+class Delivered(NamedTuple):
+    """What a broker says of a record that it has."""
+
+    partition: int
+    offset: int
+
+
 @dataclass
 class MemoryPublisher:
     """Keeps records by topic and confirms at once; with `confirm=False` a test settles `pending` itself."""
@@ -165,7 +180,7 @@ class MemoryPublisher:
         key: bytes | None,
         value: bytes | None,
         *,
-        partition: int | None = None,  # noqa: ARG002
+        partition: int | None = None,
         headers: Mapping[str, bytes] | None = None,
     ) -> "asyncio.Future[Any]":
         self.refuse(topic)
@@ -173,7 +188,7 @@ class MemoryPublisher:
         self.headers.append(headers)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self.confirm:
-            future.set_result(None)
+            future.set_result(Delivered(partition or 0, len(self.records[topic]) - 1))
         else:
             self.pending.append(future)
         return future

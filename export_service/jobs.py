@@ -139,9 +139,11 @@ def fold(state: JobState | None, event: JobEvent, offset: int, at: datetime, sha
         case PlanFailed():
             if event.job.attempt < state.run:
                 return Step(state)
-            failed = state.model_copy(
-                update={"job": _answered_as(state, event.job), "error": "ExportPlanFailed", "cause": event.cause}
-            )
+            failed = state.model_copy(update={"job": _answered_as(state, event.job)})
+            if state.total is not None:
+                # Another owner of the plan could not go on with it: what was not handed out never will be.
+                return _stop(failed, {}, JobStatus.FAILED, "ExportPlanFailed", event.cause, offset, at, shard)
+            failed = failed.model_copy(update={"error": "ExportPlanFailed", "cause": event.cause})
             return Step(_end(failed, JobStatus.FAILED, offset, at), changed=True, completes=True)
         case TaskResults():
             return _results(state, event, offset, at, shard)

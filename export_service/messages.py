@@ -121,6 +121,8 @@ class TaskBatch(Record):
     type: Literal["TaskBatch"] = "TaskBatch"
     job_id: str
     attempt: int
+    user_id: str | None = None
+    """Who shares the workers' slots with other users. None in old records."""
     destination: str
     tasks: tuple[Task, ...]
 
@@ -173,6 +175,19 @@ class JobCancelled(Record):
     attempt: int | None = None
     error: Literal["ExportCancelled", "ExportDeadlineExceeded", "JobCompletedWithFailures"] = "ExportCancelled"
     cause: str
+
+
+class DownloadDemand(Record):
+    """`demand`: how many tasks a download worker takes. Of no use a few seconds later, when it says it again."""
+
+    type: Literal["DownloadDemand"] = "DownloadDemand"
+    worker: str
+    read: dict[int, int]
+    """Partition of `tasks` that is this worker's -> the first offset that it has not read."""
+    window: int
+    """Tasks of one job that may wait here for a slot."""
+    waiting: dict[str, int]
+    """Job -> its tasks that do. Without the jobs that have less than half a window."""
 
 
 class TaskResult(Record):

@@ -67,6 +67,15 @@ class Attempt:
     """Somebody set out to answer it before: the answer may have been accepted without our hearing of it."""
 
 
+@dataclass(frozen=True)
+class Planned:
+    """How far the plan of an attempt is: tasks before `through` are handed out, of the list with this digest. `ended`: all of them are."""
+
+    through: int = 0
+    digest: str | None = None
+    ended: bool = False
+
+
 def among(attempt: Attempt, known: Sequence[Attempt]) -> Attempt:
     """The attempt with what its job's other ones, in order, say."""
     first = known[0].number if known else attempt.number
@@ -94,6 +103,11 @@ class Ledger(Protocol):
 
     async def seal_key(self, job_id: str) -> bytes | None:
         """The key of the job's first attempt that has one."""
+
+    async def planned(self, job_id: str, number: int) -> Planned:
+        """What was last marked, or nothing."""
+
+    async def mark_planned(self, job_id: str, number: int, planned: Planned) -> None: ...
 
     async def claim(self, job_id: str, number: int, now: datetime) -> Attempt | None:
         """The attempt, noting in the same step that its answer is about to be sent. None if it is not known or has no token."""

@@ -132,6 +132,11 @@ class AckWindow:
             return None
         return partition.entries[0].offset if partition.entries else partition.admitted + 1
 
+    def admitted(self, place: Place) -> int:
+        """The first offset that was not admitted yet; 0 if the partition is not known."""
+        partition = self._partitions.get(place)
+        return partition.admitted + 1 if partition else 0
+
     def places(self) -> list[Place]:
         return list(self._partitions)
 

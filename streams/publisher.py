@@ -56,6 +56,8 @@ class KafkaPublisher:
     ) -> "asyncio.Future[Any]":
         assert self._producer is not None, "used outside `async with`"
         try:
+            if partition is not None and partition not in await self._producer.partitions_for(topic):
+                await self._producer.client.force_metadata_update()  # the topic has grown
             sent: asyncio.Future[Any] = await self._producer.send(
                 topic, value, key=key, partition=partition, headers=list(headers.items()) if headers else None
             )

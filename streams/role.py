@@ -7,7 +7,7 @@ from typing import Any
 
 from export_service.ports import Publisher
 from export_service.settings import Settings
-from streams.ack_window import AckWindow
+from streams.ack_window import AckWindow, Place
 from streams.app import ExportApp, create_app, raw_topic
 from streams.rereads import Rereads
 from streams.steps import Concurrent, Handle, end_with, step_agent
@@ -21,11 +21,12 @@ class FaustRole:
     Args:
         name: the role; its consumer group is `<app_id>-<name>`.
         fatal: told of an error after which the worker must end.
+        ack_window: least records under way at a time, where the setting says fewer.
     """
 
-    def __init__(self, settings: Settings, name: str, fatal: Callable[[BaseException], None]) -> None:
+    def __init__(self, settings: Settings, name: str, fatal: Callable[[BaseException], None], ack_window: int = 0) -> None:
         self.name, self._fatal = name, fatal
-        self.window = AckWindow(settings.worker.ack_window, fatal)
+        self.window = AckWindow(max(ack_window, settings.worker.ack_window), fatal)
         (settings.worker.state_dir / name).mkdir(parents=True, exist_ok=True)
         self.app: ExportApp = create_app(settings, name, self.window, fatal)
         self._drain_seconds = settings.worker.drain_seconds
@@ -44,6 +45,13 @@ class FaustRole:
     def drain_with(self, drain: Callable[[float], Awaitable[Any]]) -> None:
         """How this role ends what is under way, given seconds; by default it waits."""
         self._drain = drain
+
+    def read(self, topic: TopicSpec) -> dict[int, int]:
+        """Partition of ours -> the first offset that was not handled yet."""
+        if self.app.rebalancing:
+            return {}
+        mine = [Place(tp.topic, tp.partition) for tp in self.app.consumer.assignment() if tp.topic == topic.name]
+        return {place.partition: self.window.admitted(place) for place in mine}
 
     async def start(self) -> None:
         await self.app.start()

@@ -28,6 +28,8 @@ class TopicSpec:
     compacted: bool = False
     expires: bool = False
     """Compacted, and old keys go too. Not for a changelog: recovery waits for the last offset, and a deleted one never comes."""
+    fleeting: bool = False
+    """Of no use a moment later: kept for an hour."""
     whole_messages: bool = False
     """Carries whole SQS bodies, which are up to 1 MiB before JSON escapes them."""
 
@@ -35,6 +37,10 @@ class TopicSpec:
     def config(self) -> Mapping[str, str]:
         if self.compacted and not self.expires:
             return {"cleanup.policy": "compact", "compression.type": "producer"}
+        if self.fleeting:
+            # Segments are removed whole, and by default one lasts for a week.
+            hour = str(_DAY_MS // 24)
+            return {"cleanup.policy": "delete", "retention.ms": hour, "segment.ms": hour, "compression.type": "producer"}
         days = self.retention_days or 14
         policy = "compact,delete" if self.compacted else "delete"
         config = {"cleanup.policy": policy, "retention.ms": str(days * _DAY_MS), "compression.type": "producer"}
@@ -52,6 +58,7 @@ class Topics:
     completions: TopicSpec
     callbacks: TopicSpec
     cancellations: TopicSpec
+    demand: TopicSpec
     dead_letters: TopicSpec
     jobs_changelog: TopicSpec
     shards_changelog: TopicSpec
@@ -83,6 +90,7 @@ def topics(settings: Settings) -> Topics:
         completions=TopicSpec(name("completions"), "job", "JobCompleted", p),
         callbacks=TopicSpec(name("callbacks"), "job", "CallbackAnswered", p, retention_days=90),
         cancellations=TopicSpec(name("cancellations"), "job", "JobCancelled", 1, compacted=True, expires=True),
+        demand=TopicSpec(name("demand"), "worker", "DownloadDemand", 1, fleeting=True),
         dead_letters=TopicSpec(name("dead-letters"), "source key", "DeadLetter", p, retention_days=90, whole_messages=True),
         jobs_changelog=TopicSpec(changelog("jobs"), "job", "JobState", p, compacted=True),
         shards_changelog=TopicSpec(changelog("shards"), "job/shard", "Shard", p, compacted=True),

@@ -16,7 +16,10 @@ from typing import Any
 import structlog
 
 from agents.callback import Answerer, callback
-from agents.download import Downloader
+from agents.demand import Demand
+from agents.download import READ_AHEAD, Downloader
+from agents.file_list import FileLists
+from agents.pacing import Pacer
 from agents.plan import Planner, plan
 from agents.report import Reporter
 from agents.snapshot import snapshot
@@ -40,8 +43,8 @@ from export_service.requests import Policy
 from export_service.settings import ROLES, Settings
 from export_service.transfer import Limits, Transfers, TransferTasks
 from streams.app import REVOKE_SECONDS
-from streams.cancellations import Cancellations
 from streams.dead_letters import DeadLetters
+from streams.followers import Follower, cancellations, demands
 from streams.open_jobs import watch_open_jobs
 from streams.publisher import KafkaPublisher
 from streams.results_reader import read_results
@@ -214,16 +217,38 @@ def _connector(parts: Parts, fatal: Fatal) -> StartStop:
 
 
 def _plan(parts: Parts, fatal: Fatal) -> StartStop:
-    role = FaustRole(parts.settings, "plan", fatal)
-    max_files, allowed_urls = parts.settings.plan.max_files, parts.settings.download.allowed_urls
-    planner = Planner(parts.sources, parts.table, parts.publisher, parts.topics, max_files, parts.log, allowed_urls)
-    role.consume(parts.topics.requests, plan(planner, parts.dead_letters), concurrency=8)
-    return role.start, role.stop
+    settings, names = parts.settings, parts.topics
+    role, pacer = FaustRole(settings, "plan", fatal), Pacer(parts.log)
+    lists = FileLists(parts.sources, parts.table, settings.plan.max_files, parts.log, settings.download.allowed_urls)
+    planner = Planner(lists, parts.table, parts.publisher, names, pacer, settings.worker.state_dir / role.name, parts.log)
+    role.consume(names.requests, plan(planner, parts.dead_letters), concurrency=settings.worker.ack_window)
+
+    async def drain(seconds: float) -> None:
+        # Most plans are short; the others are for the next owner.
+        if not await role.window.empty(min(1.0, seconds / 2)):
+            await planner.drain(seconds / 2)
+
+    role.drain_with(drain)
+    following = _Following(
+        fatal,
+        cancellations(settings, names.cancellations.name, planner.cancel, parts.log),
+        demands(settings, names.demand.name, pacer.hear, parts.log),
+    )
+
+    async def start() -> None:
+        await following.start()
+        await role.start()
+
+    async def stop() -> None:
+        await role.stop()
+        following.stop()
+
+    return start, stop
 
 
 def _download(parts: Parts, fatal: Fatal) -> StartStop:
     settings = parts.settings.download
-    role = FaustRole(parts.settings, "download", fatal)
+    role = FaustRole(parts.settings, "download", fatal, ack_window=READ_AHEAD)
     limits = Limits.of(settings)
     tasks = TransferTasks(Transfers(parts.sources, parts.destinations, limits), fatal)
     downloader = Downloader(
@@ -238,21 +263,46 @@ def _download(parts: Parts, fatal: Fatal) -> StartStop:
     )
     role.consume(parts.topics.tasks, downloader.handle)
     role.drain_with(downloader.drain)
-    cancellations = Cancellations(parts.settings, parts.topics.cancellations.name, downloader.cancel, parts.log)
-    following: list[asyncio.Task[None]] = []
+    following = _Following(fatal, cancellations(parts.settings, parts.topics.cancellations.name, downloader.cancel, parts.log))
+
+    def read() -> dict[int, int]:
+        return {} if downloader.draining else role.read(parts.topics.tasks)
+
+    demand = Demand(downloader, settings.concurrency, read, parts.publisher, parts.topics.demand.name)
+    saying: list[asyncio.Task[None]] = []
 
     async def start() -> None:
         downloader.start(fatal)
-        await cancellations.start()
-        following.append(asyncio.create_task(cancellations.follow()))
-        end_with(following[0], fatal)
+        await following.start()
         await role.start()
+        saying.append(asyncio.create_task(demand.run()))
+        end_with(saying[0], fatal)
 
     async def stop() -> None:
         await role.stop()
-        following[0].cancel()
+        following.stop()
+        saying[0].cancel()
 
     return start, stop
+
+
+class _Following:
+    """Topics that a role follows beside its own."""
+
+    def __init__(self, fatal: Fatal, *followers: Follower) -> None:
+        self._fatal, self._followers = fatal, followers
+        self._running: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Returns when all that is there has been told."""
+        for follower in self._followers:
+            await follower.start()
+            self._running.append(asyncio.create_task(follower.follow()))
+            end_with(self._running[-1], self._fatal)
+
+    def stop(self) -> None:
+        for running in self._running:
+            running.cancel()
 
 
 def _tally(parts: Parts, fatal: Fatal) -> StartStop:

@@ -47,5 +47,5 @@ def list_topics(as_json: Json = False) -> None:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return
     for spec in manifest:
-        kept = "compacted" if spec.compacted else f"{spec.retention_days} days"
+        kept = "compacted" if spec.compacted else "1 hour" if spec.fleeting else f"{spec.retention_days} days"
         sys.stdout.write(f"{spec.name:<34} {spec.partitions:>3} partitions, {kept}\n    {spec.carries}, by {spec.key}\n")

@@ -119,6 +119,7 @@ def _step(state: Folded, event: Decoded, kind: str) -> None:
         state.best = {index: outcome for index, outcome in state.best.items() if index < body["totalTasks"]}
     elif kind == "PlanFailed" and event.attempt >= state.run:
         state.replan = True
+        state.fill()
         state.finish("FAILED", event.raw)
     elif kind == "TaskResults" and event.attempt >= state.plan:
         for result in body["results"]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from export_service.verify.evidence import Execution
 from export_service.verify.finding import RETENTION, Finding
-from export_service.verify.history import TERMINAL, End, History, Job
+from export_service.verify.history import CANCELLED, TERMINAL, End, History, Job
 
 _COUNTERS = ("completedTasks", "failedTasks", "cancelledTasks")
 
@@ -196,6 +196,11 @@ def _plan(history: History, job: Job, finding: Finding) -> None:
     unread = any(place.startswith("tasks:") for place in history.dead)
     if total is not None and not unread and job.whole and job.born >= history.evidence.kept_since("tasks"):
         missing = set(range(total)) - set(names)
+        if any(not history.evidence.committed(request.raw) for request in job.of("requests")):
+            # Handed out as fast as it is downloaded: the rest is to come, unless it is said to be done.
+            missing &= set(job.folded.best)
+        # The job stopped before they were.
+        missing -= {index for index, outcome in job.folded.best.items() if outcome == CANCELLED}
         if missing:
             finding.violated(
                 f"job {job.id}: {len(missing)} of {total} planned tasks were never handed out, the first is {min(missing)}"

@@ -17,7 +17,7 @@ from export_service.devstack import aws
 from export_service.devstack.stack import Stack
 from export_service.failures import Unavailable
 from export_service.messages import CallbackAnswered, CallbackOutcome, JobSnapshot, JobStatus
-from export_service.ports import Ledger
+from export_service.ports import Ledger, Planned
 from export_service.redaction import fingerprint
 from export_service.settings import Aws
 
@@ -83,6 +83,23 @@ async def test_a_token_finds_its_attempt_even_with_another_request(dynamo: Dynam
     stranger = await ledger.open_attempt("j", "stranger", "other", None, NOW)
     assert (stranger.number, stranger.token, stranger.request_digest) == (1, None, "d")
     assert await ledger.attempt("j", 3) is None
+
+
+@KINDS
+async def test_how_far_a_plan_is_is_kept_with_its_attempt_and_an_end_stays(dynamo: Dynamo, kind: str) -> None:
+    ledger, other = ledgers(kind, dynamo)
+    assert await ledger.planned("j", 1) == Planned()
+    await ledger.open_attempt("j", "token", "d", None, NOW)
+    for planned in (Planned(128, "digest"), Planned(64, "digest"), Planned(500, "digest", ended=True)):
+        await ledger.mark_planned("j", 1, planned)
+        assert await other.planned("j", 1) == planned
+    await other.mark_planned("j", 1, Planned(256, "digest"))
+    assert (await ledger.planned("j", 1)).ended
+    attempt = await ledger.attempt("j", 1)
+    assert attempt is not None
+    assert attempt.token == "token"
+    await ledger.mark_planned("j", 2, Planned(1, "digest"))
+    assert await ledger.attempt("j", 2) is None, "what has expired is not made again"
 
 
 @KINDS

@@ -24,7 +24,7 @@ ALLOWED = {
         "dynamodb:UpdateItem",
         "states:SendTaskFailure",
     },
-    "plan": {"s3:GetObject", "s3:ListBucket", "dynamodb:GetItem"},
+    "plan": {"s3:GetObject", "s3:ListBucket", "dynamodb:GetItem", "dynamodb:UpdateItem"},
     "download": {"s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload", "dynamodb:GetItem"},
     "tally": set(),
     "callback": {

@@ -234,3 +234,31 @@ async def test_a_transfer_that_ends_in_the_moment_of_its_cancellation_counts_onc
     await bench.take(batch(9).model_copy(update={"attempt": 2}).to_bytes(), 1)
     await until(lambda: bench.window.position(HERE) == 2)
     assert len(bench.published()) == 12, "all slots are free again"
+
+
+async def test_the_next_free_slot_is_for_the_user_who_has_none() -> None:
+    started: list[tuple[str, int]] = []
+    gates = [asyncio.Event() for _ in range(20)]
+
+    async def transfer(destination: str, task: Task, _: str) -> TaskResult:
+        started.append((destination, task.index))
+        await gates[task.index].wait()
+        return ok(task)
+
+    def of(user: str, tasks: int) -> bytes:
+        return batch(tasks).model_copy(update={"job_id": user, "user_id": user, "destination": user}).to_bytes()
+
+    bench = Bench(transfer)
+    await bench.take(of("a", 20), 0)
+    await until(lambda: len(started) == 4)
+    await bench.take(of("b", 1), 1)
+    gates[3].set()
+    await until(lambda: len(started) == 5)
+    assert started[-1] == ("b", 0), "read behind nineteen others, and begun before them"
+    bench.window.keep_only([])
+    bench.downloader._forget_lost()
+    assert len(bench.downloader.waiting) == 0, "they are the next owner's"
+    for gate in gates:
+        gate.set()
+    await bench.downloader.drain(1)
+    assert not bench.errors

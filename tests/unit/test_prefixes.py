@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 import structlog
 
+from agents.file_list import FileLists
+from agents.pacing import Pacer
 from agents.plan import Planner
 from connectors.memory import MemoryLedger, MemoryPublisher
 from connectors.sources import LocalFiles, Sources
 from export_service.failures import RequestRejected
-from export_service.messages import JobPlanned, PlanFailed
+from export_service.messages import DownloadDemand, JobPlanned, PlanFailed
 from export_service.ports import Attempt
 from export_service.prefixes import is_below, parse_prefixes
 from export_service.requests import Policy, parse
 from export_service.settings import Settings
+from streams.ack_window import AckWindow, Place
 from streams.topics import topics
 
 JOB = "550e8400-e29b-41d4-a716-446655440000"
@@ -125,9 +128,14 @@ async def test_a_manifest_may_name_allowed_urls_only(tmp_path: Path, host: str, 
     (tmp_path / "m.csv").write_text(f"url\nhttps://files.example.com/a\nhttps://{host}/b\n")
     message = MESSAGE | {"manifest": {"url": f"{tmp_path.as_uri()}/m.csv", "format": "csv"}}
     request = parse(json.dumps(message), POLICY).requested(Attempt(JOB, 1, ""), datetime.now(UTC), None)
-    publisher: MemoryPublisher = MemoryPublisher()
-    names, sources = topics(Settings()), Sources({"file": LocalFiles(tmp_path)})
-    await Planner(sources, MemoryLedger(), publisher, names, 10, structlog.get_logger(), ALLOWED).plan(request)
+    publisher, ledger, log, names = MemoryPublisher(), MemoryLedger(), structlog.get_logger(), topics(Settings())
+    lists, pacer = FileLists(Sources({"file": LocalFiles(tmp_path)}), ledger, 10, log, ALLOWED), Pacer(log)
+    pacer.hear(DownloadDemand(worker="w", read={0: 0}, window=10, waiting={}))
+    window = AckWindow(1, lambda error: pytest.fail(str(error)))
+    window.begin(Place("requests", 0), 0)
+    entry = await window.admit(Place("requests", 0), 0)
+    assert entry is not None
+    assert await Planner(lists, ledger, publisher, names, pacer, tmp_path, log).plan(request, entry)
     outcome = planned.model_validate_json(publisher.values(names.results.name)[-1])  # type: ignore[attr-defined]
     if planned is PlanFailed:
         assert "m.csv, line 3: url: is not below one of EXPORT_DOWNLOAD_ALLOWED_URLS" in outcome.cause

@@ -317,6 +317,19 @@ def test_a_running_job_is_no_violation_unless_all_should_have_settled() -> None:
     assert list(violations(system.evidence())) == ["I1", "I7"]
 
 
+def test_a_plan_may_be_known_before_all_of_it_is_handed_out_but_not_when_its_request_is_done() -> None:
+    system = Healthy()
+    system.know(settled=False)
+    info = {"jobId": "young", "attempt": 1, "destination": "file:///out/good/", "hasTaskToken": False}
+    system.put("requests", "young", {"job": info})
+    system.put("results", "young", {"type": "JobPlanned", "job": info, "totalTasks": 2})
+    system.put("jobs-changelog", "young", {"attempt": 1, "status": "RUNNING", "total": 2, "tallies": []})
+    system.committed |= {"requests": 4, "results": len(system.records["results"]) - 1}
+    assert not violations(system.evidence())
+    del system.committed["requests"]
+    assert violations(system.evidence()) == {"I3": ("job young: 2 of 2 planned tasks were never handed out, the first is 0",)}
+
+
 @pytest.mark.parametrize("topic", ["requests", "tasks", "results", "completions", "callbacks"])
 def test_what_retention_has_removed_is_a_gap_and_no_violation(topic: str) -> None:
     """All of one topic is gone but for its last record."""

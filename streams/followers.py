@@ -1,4 +1,4 @@
-"""Follows `cancellations` from its beginning, on every download worker, outside any group: each of them has to know."""
+"""Topics that every worker reads whole, outside any group: `cancellations` from its beginning, `demand` from its end."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,21 +8,23 @@ from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
 from export_service.backoff import until_available
-from export_service.messages import JobCancelled
+from export_service.messages import DownloadDemand, JobCancelled
 from export_service.settings import Settings
 from streams.kafka_client import connection, unreachable
 
 
-class Cancellations:
-    """`start` returns when everything that is there has been told; then `follow` goes on until it is cancelled.
+class Follower:
+    """Reads one partition. `start` returns when everything that is there has been told; then `follow` goes on until it is cancelled.
 
     Args:
-        told: given job id and attempt.
+        told: given each record's value.
     """
 
-    def __init__(self, settings: Settings, topic: str, told: Callable[[str, int], None], log: Any) -> None:
+    def __init__(
+        self, settings: Settings, topic: str, told: Callable[[bytes | None], None], log: Any, *, from_end: bool = False
+    ) -> None:
         self._settings, self._place, self._told, self._log = settings, TopicPartition(topic, 0), told, log
-        self._next = 0
+        self._next = None if from_end else 0
 
     async def start(self) -> None:
         await until_available(lambda: self._read(forever=False), self._log)
@@ -37,12 +39,13 @@ class Cancellations:
         try:
             await consumer.start()
             consumer.assign([self._place])
-            consumer.seek(self._place, self._next)
             end = (await consumer.end_offsets([self._place]))[self._place]
+            self._next = end if self._next is None else self._next
+            consumer.seek(self._place, self._next)
             while forever or self._next < end:
                 for records in (await consumer.getmany(timeout_ms=1000)).values():
                     for record in records:
-                        self._tell(record.value)
+                        self._told(record.value)
                 # Not the last record's: the last ones may have been compacted away.
                 self._next = await consumer.position(self._place)
         except (TimeoutError, KafkaError) as error:
@@ -50,9 +53,25 @@ class Cancellations:
         finally:
             await consumer.stop()
 
-    def _tell(self, value: bytes | None) -> None:
+
+def cancellations(settings: Settings, topic: str, told: Callable[[str, int], None], log: Any) -> Follower:
+    """`told` is given job id and attempt."""
+
+    def tell(value: bytes | None) -> None:
         try:
             cancelled = JobCancelled.model_validate_json(value or b"")
         except ValidationError:
             return  # a tombstone, or not ours: nobody's download depends on it
-        self._told(cancelled.job_id, cancelled.attempt or 1)
+        told(cancelled.job_id, cancelled.attempt or 1)
+
+    return Follower(settings, topic, tell, log)
+
+
+def demands(settings: Settings, topic: str, told: Callable[[DownloadDemand], None], log: Any) -> Follower:
+    def tell(value: bytes | None) -> None:
+        try:
+            told(DownloadDemand.model_validate_json(value or b""))
+        except ValidationError:
+            return  # not ours
+
+    return Follower(settings, topic, tell, log, from_end=True)

@@ -1,0 +1,236 @@
+"""The plan step: what is handed out, to the end, at the workers' pace, once; and who goes on where a plan was left."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import structlog
+
+from agents import plan as planning
+from agents.file_list import FileLists
+from agents.pacing import Pacer
+from agents.plan import Planner
+from connectors.memory import MemoryLedger, MemoryPublisher
+from connectors.sources import LocalFiles, Sources
+from export_service.messages import (
+    DownloadDemand,
+    ExportRequested,
+    JobInfo,
+    JobPlanned,
+    ManifestRef,
+    PlanFailed,
+    Task,
+    TaskBatch,
+    job_events,
+)
+from export_service.ports import Attempt, Planned
+from export_service.settings import Settings
+from export_service.spool import Batch, Spool
+from streams.ack_window import AckWindow, Entry, Place
+from streams.topics import topics
+
+NAMES = topics(Settings())
+
+
+class Bench:
+    """One plan worker over memory ports: its ledger and topics are those of the one before, if given."""
+
+    def __init__(self, folder: Path, before: "Bench | None" = None) -> None:
+        self.folder, self.log = folder, structlog.get_logger()
+        self.ledger: MemoryLedger = before.ledger if before else MemoryLedger()
+        self.publisher: MemoryPublisher = before.publisher if before else MemoryPublisher()
+        # No worker is silent here, however slow the machine.
+        self.pacer, self.window = Pacer(self.log, lambda: 0.0), AckWindow(100, lambda error: pytest.fail(str(error)))
+        self.place = Place(NAMES.requests.name, 0)
+        self.window.begin(self.place, 0)
+        lists = FileLists(Sources({"file": LocalFiles(folder)}), self.ledger, 100_000, self.log)
+        self.planner = Planner(lists, self.ledger, self.publisher, NAMES, self.pacer, folder, self.log)
+        self._taken = 0
+
+    def write(self, files: int, *, name: str = "list", change: int | None = None) -> None:
+        lines = [json.dumps({"url": f"http://h/{'other' if n == change else n}", "name": f"n{n}"}) for n in range(files)]
+        (self.folder / f"{name}.jsonl").write_text("\n".join(lines))
+
+    def request(self, job: str = "list") -> ExportRequested:
+        self.ledger.attempts.setdefault((job, 1), Attempt(job, 1, ""))
+        info = JobInfo(job_id=job, export_id="e", user_id="u", requested_at=datetime.now(UTC), destination="file:///out/")
+        return ExportRequested(job=info, manifest=ManifestRef(url=f"{self.folder.as_uri()}/{job}.jsonl", format="jsonl"))
+
+    async def start(self, job: str = "list") -> "tuple[asyncio.Task[bool], Entry]":
+        entry = await self.window.admit(self.place, self._taken)
+        assert entry is not None
+        self._taken += 1
+        return asyncio.create_task(self.planner.plan(self.request(job), entry)), entry
+
+    def room(self, window: int, waiting: dict[str, int] | None = None) -> None:
+        """As a worker that has read everything and has `waiting` of it left."""
+        read = len(self.publisher.values(NAMES.tasks.name))
+        self.pacer.hear(DownloadDemand(worker="w", read={0: read}, window=window, waiting=waiting or {}))
+
+    async def run(self, job: str = "list") -> bool:
+        """To its end, with all the room that there is."""
+        self.room(10_000_000)
+        return await asyncio.wait_for((await self.start(job))[0], 60)
+
+    def handed_out(self, job: str = "list") -> list[int]:
+        return [task.index for task in self.tasks(job)]
+
+    def tasks(self, job: str = "list") -> list[Task]:
+        batches = map(TaskBatch.model_validate_json, self.publisher.values(NAMES.tasks.name))
+        return [task for batch in batches if batch.job_id == job for task in batch.tasks]
+
+    def said(self) -> list[object]:
+        return [job_events.validate_json(value) for value in self.publisher.values(NAMES.results.name)]
+
+    def planned(self) -> list[JobPlanned]:
+        return [event for event in self.said() if isinstance(event, JobPlanned)]
+
+    def failed(self) -> list[str]:
+        return [event.cause for event in self.said() if isinstance(event, PlanFailed)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("files", [0, 1, 1000, 1001, 8500])
+async def test_a_list_is_handed_out_whole_and_in_order(tmp_path: Path, files: int) -> None:
+    bench = Bench(tmp_path)
+    bench.write(files)
+    assert await bench.run()
+    assert bench.handed_out() == list(range(files))
+    assert {task.url for task in bench.tasks()} == {f"http://h/{n}" for n in range(files)}
+    assert [planned.total_tasks for planned in bench.planned()] == [files]
+    assert bench.ledger.plans["list", 1].ended
+    assert {TaskBatch.model_validate_json(value).user_id for value in bench.publisher.values(NAMES.tasks.name)} <= {"u"}
+
+
+async def test_a_job_is_planned_while_its_tasks_wait_and_another_passes_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.write(8500)
+    bench.write(1, name="small")
+    bench.room(64)
+    big, entry = await bench.start()
+    await until(lambda: len(bench.planned()) == 1)
+    await until(lambda: bool(bench.pacer._waiting))
+    assert bench.planned()[0].total_tasks == 8500
+    assert bench.handed_out() == list(range(64))
+    small, _ = await bench.start("small")
+    assert await asyncio.wait_for(small, 10)
+    assert bench.handed_out("small") == [0]
+    assert not big.done()
+    assert not entry.finished
+    bench.room(100_000)
+    assert await asyncio.wait_for(big, 30)
+    assert bench.handed_out() == list(range(8500))
+
+
+async def test_many_large_plans_are_open_at_a_time(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.room(8)
+    plans = []
+    for number in range(12):
+        bench.write(1001, name=f"big-{number}")
+        plans.append((await bench.start(f"big-{number}"))[0])
+    await until(lambda: len(bench.pacer._waiting) == 12)
+    bench.write(1, name="small")
+    assert await asyncio.wait_for((await bench.start("small"))[0], 10)
+    bench.room(10_000)
+    assert all(await asyncio.gather(*plans))
+    assert all(bench.handed_out(f"big-{number}") == list(range(1001)) for number in range(12))
+
+
+async def test_the_next_owner_goes_on_where_a_drain_ended_a_plan(tmp_path: Path) -> None:
+    first = Bench(tmp_path)
+    first.write(8500)
+    first.room(2000)
+    running, _ = await first.start()
+    await until(lambda: len(first.planned()) == 1 and bool(first.pacer._waiting))
+    await first.planner.drain(10)
+    assert not await running, "not acked"
+    through = len(first.handed_out())
+    assert 0 < through < 8500
+    assert first.ledger.plans["list", 1] == Planned(through, first.planned()[0].plan_digest)
+    second = Bench(tmp_path, first)
+    assert await second.run()
+    assert second.handed_out() == list(range(8500)), "each once"
+    assert await Bench(tmp_path, second).run(), "a replay of a plan that ended does nothing"
+    assert len(second.handed_out()) == 8500
+
+
+async def test_a_list_that_changed_before_the_next_owner_goes_on_fails_the_job_and_hands_out_nothing(tmp_path: Path) -> None:
+    first = Bench(tmp_path)
+    first.write(3000)
+    first.room(100)
+    running, _ = await first.start()
+    await until(lambda: len(first.planned()) == 1 and bool(first.pacer._waiting))
+    await first.planner.drain(10)
+    assert not await running
+    before = first.handed_out()
+    first.write(3000, change=2999)
+    second = Bench(tmp_path, first)
+    assert await second.run()
+    assert second.failed() == ["the list of files changed while the job ran; send it as a new job, with a jobId of its own"]
+    assert second.handed_out() == before
+
+
+async def test_a_plan_whose_partition_went_to_another_worker_stops_at_the_next_batch(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.write(3000)
+    bench.room(100)
+    running, _ = await bench.start()
+    await until(lambda: len(bench.planned()) == 1 and bool(bench.pacer._waiting))
+    before = bench.handed_out()
+    bench.window.keep_only([])
+    bench.room(100_000)
+    assert not await asyncio.wait_for(running, 10)
+    assert bench.handed_out() == before
+
+
+async def test_a_cancelled_job_is_planned_and_nothing_more_of_it_handed_out(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.write(3000)
+    bench.room(100)
+    running, _ = await bench.start()
+    await until(lambda: len(bench.planned()) == 1 and bool(bench.pacer._waiting))
+    before = bench.handed_out()
+    bench.planner.cancel("list", 1)
+    bench.room(100_000)
+    assert await asyncio.wait_for(running, 10)
+    assert bench.handed_out() == before
+    assert bench.ledger.plans["list", 1].ended
+
+
+async def test_how_far_a_plan_is_counts_what_the_broker_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "_SAVE_SECONDS", 0)
+    bench = Bench(tmp_path)
+    bench.write(3000)
+    bench.room(1000)
+    running, _ = await bench.start()
+    await until(lambda: len(bench.planned()) == 1 and bool(bench.pacer._waiting))
+    bench.publisher.confirm = False
+    known = len(bench.handed_out())
+    bench.room(1000)
+    await until(lambda: len(bench.handed_out()) > known)
+    await asyncio.sleep(0)
+    assert bench.ledger.plans["list", 1].through <= known
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize("size", [10, 300_000], ids=["in memory", "in a file"])
+def test_a_spool_gives_back_what_was_put_there(tmp_path: Path, size: int) -> None:
+    batches = [Batch(n, n + 2, 1, bytes([n]) * size) for n in range(3)]
+    with Spool(tmp_path) as spool:
+        spool.put(batches[0])
+        assert spool.take() == batches[0]
+        assert spool.take() is None
+        spool.put(batches[1])
+        spool.put(batches[2])
+        assert [spool.take(), spool.take(), spool.take()] == [*batches[1:], None]
+        assert list(tmp_path.iterdir()) == [], "it has no name, so that a kill leaves nothing"
