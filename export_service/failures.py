@@ -15,11 +15,13 @@ ExportError
 
 
 class ExportError(Exception):
-    """Base of all failures that this service names."""
+    """Base of all failures that this service names. `exit_code` is a worker's that ends with one."""
+
+    exit_code = 1
 
 
 class SettingsError(ExportError):
-    pass
+    exit_code = 78
 
 
 class Unavailable(ExportError):

@@ -34,6 +34,13 @@ class Kafka(Group):
     session_timeout_seconds: Annotated[
         float, Field(ge=6, description="a worker that is silent for this long loses its partitions to others")
     ] = 45
+    group_instance_id: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[a-zA-Z0-9._-]{1,200}$",
+            description="name of this worker in its consumer groups: it keeps its partitions over a restart; unset: a new member each time",
+        ),
+    ] = None
     request_timeout_seconds: Annotated[
         float, Field(gt=0, description="an unconfirmed record older than this stops the worker, which then replays")
     ] = 60
@@ -92,7 +99,9 @@ class Download(Group):
 
 
 class Tally(Group):
-    store: Annotated[str, Field(description="Faust table store URL")] = "memory://"
+    store: Annotated[
+        str, Field(pattern=r"^(memory|rocksdb)://", description="where the tables are kept: memory://, or rocksdb:// in state_dir")
+    ] = "memory://"
     snapshot_seconds: Annotated[float, Field(ge=0, description="least record time between two snapshots of a job")] = 0.5
 
 

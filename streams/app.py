@@ -21,6 +21,7 @@ from export_service.failures import SettingsError
 from export_service.settings import Settings
 from streams.ack_window import AckWindow, Place
 from streams.kafka_client import tls
+from streams.membership import be_static, instance_id, tell_errors
 
 REVOKE_SECONDS = 5.0
 """How long a rebalance waits for records under way in a role with tables: they need a broker round trip, not a download.
@@ -58,6 +59,14 @@ class QuickFetchThread(AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         return consumer
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        coordinator = self._ensure_consumer()._coordinator
+        be_static(coordinator)
+        app = cast(ExportApp, self.app)
+        # This is the consumer's thread, with a loop of its own.
+        tell_errors(coordinator, lambda error: app.loop.call_soon_threadsafe(app.on_failure, error))
 
 
 class WindowConsumer(Consumer):
@@ -152,7 +161,10 @@ def create_app(settings: Settings, role: str, window: AckWindow, on_failure: Cal
         broker_commit_every=500,
         broker_session_timeout=settings.kafka.session_timeout_seconds,
         broker_heartbeat_interval=min(3.0, settings.kafka.session_timeout_seconds / 3),
-        broker_request_timeout=60.0,
+        broker_request_timeout=max(60.0, settings.kafka.session_timeout_seconds),
+        consumer_group_instance_id=instance_id(settings.kafka.group_instance_id, role),
+        # A static member that comes back is given its old assignment, with the URL it had then; Faust asserts that they are the same.
+        canonical_url=f"http://{role}",
         consumer_auto_offset_reset="earliest",
         stream_buffer_maxsize=256,
         stream_wait_empty=False,

@@ -33,7 +33,7 @@ from connectors.sources import LocalFiles, Sources
 from connectors.sqs import open_queue
 from connectors.step_functions import StepFunctionsCallback
 from export_service.backoff import until_available
-from export_service.failures import SettingsError, Unavailable
+from export_service.failures import ExportError, SettingsError, Unavailable
 from export_service.metrics import Metrics, serve
 from export_service.requests import Policy
 from export_service.settings import ROLES, Settings
@@ -64,6 +64,7 @@ class Worker:
         self._log: Any = structlog.get_logger()
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
+        self._failed = asyncio.Event()
 
     def stop(self) -> None:
         self._stop.set()
@@ -71,10 +72,11 @@ class Worker:
     def _fatal(self, error: BaseException) -> None:
         if self._failure is None:
             self._failure = error
+            self._failed.set()
             self._stop.set()
 
     async def run(self) -> int:
-        """Run until `stop` or a fatal error. Exit code: 0, or 1 after an error. Raises SettingsError."""
+        """Run until `stop` or a fatal error. Exit code: 0, or the error's. Raises SettingsError if it is wrong from the start."""
         if "connector" in self._roles and self._settings.queue.url is None:
             raise SettingsError("EXPORT_QUEUE_URL is not set: the connector role needs the SQS queue to read; set it or use --role")
         names = topics(self._settings)
@@ -91,12 +93,11 @@ class Worker:
                     start, stop = _BUILD[name](parts, self._fatal)
                     starts.append(start)
                     stops.append(stop)
-            await asyncio.gather(*(start() for start in starts))
-            self._log.info("Worker ready", roles=list(self._roles))
-            await self._stop.wait()
+            if await self._started(starts):
+                self._log.info("Worker ready", roles=list(self._roles))
+                await self._stop.wait()
             if self._failure is not None:
-                self._say_why(self._failure)
-                return EXIT_FAILED
+                return self._say_why(self._failure)
             self._log.info("Worker draining", seconds=self._settings.worker.drain_seconds)
             # In flow order, so that what a step hands on while it drains still finds the next one at work.
             for stop in stops:
@@ -104,12 +105,30 @@ class Worker:
         self._log.info("Worker stopped")
         return 0
 
-    def _say_why(self, failure: BaseException) -> None:
+    async def _started(self, starts: list[Callable[[], Awaitable[None]]]) -> bool:
+        """False if a failure came first: a role that cannot join its group would be waited for for ever."""
+        starting: asyncio.Future[Any] = asyncio.gather(*(start() for start in starts))
+        failing: asyncio.Future[Any] = asyncio.create_task(self._failed.wait())
+        await asyncio.wait([starting, failing], return_when=asyncio.FIRST_COMPLETED)
+        failing.cancel()
+        if self._failure is not None:
+            starting.cancel()
+            return False
+        await starting
+        return True
+
+    def _say_why(self, failure: BaseException) -> int:
+        """The exit code."""
         text = "Worker failed; start it again, what is not confirmed will be replayed"
         if isinstance(failure, Unavailable):
             self._log.error(f"{text}. {failure}", setting=failure.setting)
+        elif isinstance(failure, SettingsError):
+            self._log.error(f"Worker failed: {failure}")
+        elif isinstance(failure, ExportError):
+            self._log.error(f"{text}. {failure}")
         else:
             self._log.error(text, exc_info=failure)
+        return failure.exit_code if isinstance(failure, ExportError) else EXIT_FAILED
 
 
 class Parts:
