@@ -1,7 +1,7 @@
 """One running role: its Faust app with one agent, its ack window, and the order in which it ends."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,7 @@ class FaustRole:
         self._drain_seconds = settings.worker.drain_seconds
         self._drain: Callable[[float], Awaitable[Any]] = self.window.empty
         self._concurrent: Concurrent | None = None
+        self._watching: list[asyncio.Task[None]] = []
         self.rocksdb = SharedOptions() if settings.tally.store.startswith("rocksdb:") else None
 
     def consume(self, topic: TopicSpec, handle: Handle, *, concurrency: int = 1) -> None:
@@ -51,11 +52,14 @@ class FaustRole:
         self._drain = drain
 
     async def start(self) -> None:
-        self._watching = [asyncio.create_task(self.app.recovery.watch(self.app))]
+        self._beside(self.app.recovery.watch(self.app))
         await self.app.start()
-        self._watching.append(asyncio.create_task(self._watch()))
-        for task in self._watching:
-            end_with(task, self._fatal)
+        self._beside(self._watch())
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        end_with(task, self._fatal)
+        self._watching.append(task)
 
     async def stop(self) -> None:
         """Finish or give back what is under way, commit, leave the group."""

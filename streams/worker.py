@@ -52,6 +52,8 @@ from tables.shards import Shards
 
 _WRITERS = 16
 """Threads that write files: they wait for the file system, not for the processor."""
+_LEAVE_SECONDS = 10.0
+"""After the drain's deadline, to commit, to leave the groups and to stop Faust's threads."""
 EXIT_FAILED = 1
 """Something unexpected: restart the worker, it replays what was not confirmed."""
 
@@ -98,10 +100,17 @@ class Worker:
                 await self._stop.wait()
             if self._failure is not None:
                 return self._say_why(self._failure)
-            self._log.info("Worker draining", seconds=self._settings.worker.drain_seconds)
-            # In flow order, so that what a step hands on while it drains still finds the next one at work.
-            for stop in stops:
-                await stop()
+            seconds = self._settings.worker.drain_seconds
+            self._log.info("Worker draining", seconds=seconds)
+            try:
+                async with asyncio.timeout(seconds + _LEAVE_SECONDS):
+                    # Side by side: one deadline for all. What a step hands on stays in its topic for the next worker.
+                    await asyncio.gather(*(stop() for stop in stops))
+            except TimeoutError:
+                self._log.error(
+                    "Worker could not leave its groups in time; what is not confirmed will be replayed", seconds=seconds
+                )
+                return EXIT_FAILED
         self._log.info("Worker stopped")
         return 0
 
@@ -221,7 +230,7 @@ def _connector(parts: Parts, fatal: Fatal) -> StartStop:
 
 
 def _plan(parts: Parts, fatal: Fatal) -> StartStop:
-    role = FaustRole(parts.settings, "plan", fatal)
+    role = FaustRole(parts.settings, "plan", fatal, parts.metrics)
     max_files, allowed_urls = parts.settings.plan.max_files, parts.settings.download.allowed_urls
     planner = Planner(parts.sources, parts.table, parts.publisher, parts.topics, max_files, parts.log, allowed_urls)
     role.consume(parts.topics.requests, plan(planner, parts.dead_letters), concurrency=8)
@@ -230,7 +239,7 @@ def _plan(parts: Parts, fatal: Fatal) -> StartStop:
 
 def _download(parts: Parts, fatal: Fatal) -> StartStop:
     settings = parts.settings.download
-    role = FaustRole(parts.settings, "download", fatal)
+    role = FaustRole(parts.settings, "download", fatal, parts.metrics)
     limits = Limits.of(settings)
     tasks = TransferTasks(Transfers(parts.sources, parts.destinations, limits), fatal)
     downloader = Downloader(
@@ -264,7 +273,7 @@ def _download(parts: Parts, fatal: Fatal) -> StartStop:
 
 def _tally(parts: Parts, fatal: Fatal) -> StartStop:
     names, publisher = parts.topics, parts.publisher
-    role = FaustRole(parts.settings, "tally", fatal)
+    role = FaustRole(parts.settings, "tally", fatal, parts.metrics)
     role.app.revoke_seconds = REVOKE_SECONDS
     jobs = confirmed_table(role, publisher, "jobs", names.jobs_changelog.name)
     shards = confirmed_table(role, publisher, "shards", names.shards_changelog.name)
@@ -279,7 +288,7 @@ def _tally(parts: Parts, fatal: Fatal) -> StartStop:
 
 
 def _callback(parts: Parts, fatal: Fatal) -> StartStop:
-    role = FaustRole(parts.settings, "callback", fatal)
+    role = FaustRole(parts.settings, "callback", fatal, parts.metrics)
     answerer = Answerer(parts.step_functions, parts.table, parts.clock, parts.settings.callback, parts.log)
     reporter = Reporter(partial(read_results, parts.settings, parts.topics.results.name), parts.destinations)
     handle = callback(answerer, reporter, parts.publisher, parts.dead_letters, parts.topics, parts.log)
@@ -288,7 +297,7 @@ def _callback(parts: Parts, fatal: Fatal) -> StartStop:
 
 
 def _snapshot(parts: Parts, fatal: Fatal) -> StartStop:
-    role = FaustRole(parts.settings, "snapshot", fatal)
+    role = FaustRole(parts.settings, "snapshot", fatal, parts.metrics)
     handle = snapshot(parts.table, parts.dead_letters, parts.log)
     role.consume(parts.topics.snapshots, handle, concurrency=parts.settings.worker.ack_window)
     return role.start, role.stop
