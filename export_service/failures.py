@@ -3,6 +3,7 @@
 ExportError
 ├── SettingsError          start-up: a setting is missing or wrong; the process ends with exit code 78
 ├── Unavailable            a dependency does not answer; names the setting; retried with backoff
+├── RecoveryFailed         a worker's tables are not what their changelogs say; it ends with exit code 75 and recovers when it starts again
 ├── RequestRejected        the SQS message is wrong: dead letter, and ExportRejected if it carried a usable token
 ├── PlanError              the files of a job cannot be listed: the job ends as ExportPlanFailed
 ├── TransferError          one file could not be read or written; says whether a retry can help
@@ -15,11 +16,13 @@ ExportError
 
 
 class ExportError(Exception):
-    """Base of all failures that this service names."""
+    """Base of all failures that this service names. `exit_code` is a worker's that ends with one."""
+
+    exit_code = 1
 
 
 class SettingsError(ExportError):
-    pass
+    exit_code = 78
 
 
 class Unavailable(ExportError):
@@ -34,6 +37,10 @@ class Unavailable(ExportError):
     def __init__(self, what: str, setting: str, detail: str) -> None:
         super().__init__(f"{what} does not answer ({detail}); check {setting}")
         self.what, self.setting, self.detail = what, setting, detail
+
+
+class RecoveryFailed(ExportError):
+    exit_code = 75
 
 
 class RequestRejected(ExportError):

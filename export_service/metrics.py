@@ -90,6 +90,15 @@ class Metrics:
         self.recovery_seconds = Gauge(
             "export_table_recovery_seconds", "How long the last recovery of a role's tables took", ["role"], registry=self.registry
         )
+        self.recovery_records = Gauge(
+            "export_table_recovery_records", "Changelog records that the last recovery read", ["role"], registry=self.registry
+        )
+        self.recovery_remaining = Gauge(
+            "export_table_recovery_remaining",
+            "Changelog records that a recovery still has to read",
+            ["role"],
+            registry=self.registry,
+        )
 
     def _counter(self, name: str, documentation: str, **label: tuple[str, ...]) -> Counter:
         ((label_name, values),) = label.items()

@@ -35,6 +35,13 @@ class Kafka(Group):
     session_timeout_seconds: Annotated[
         float, Field(ge=6, description="a worker that is silent for this long loses its partitions to others")
     ] = 45
+    group_instance_id: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[a-zA-Z0-9._-]{1,200}$",
+            description="name of this worker in its consumer groups: it keeps its partitions over a restart; unset: a new member each time",
+        ),
+    ] = None
     request_timeout_seconds: Annotated[
         float, Field(gt=0, description="an unconfirmed record older than this stops the worker, which then replays")
     ] = 60
@@ -101,7 +108,12 @@ class Download(Group):
 
 
 class Tally(Group):
-    store: Annotated[str, Field(description="Faust table store URL")] = "memory://"
+    store: Annotated[
+        str, Field(pattern=r"^(memory|rocksdb)://", description="where the tables are kept: memory://, or rocksdb:// in state_dir")
+    ] = "memory://"
+    standby_replicas: Annotated[
+        int, Field(ge=0, le=1, description="1: another worker follows each table on its disk, and takes over with little to read")
+    ] = 0
     snapshot_seconds: Annotated[float, Field(ge=0, description="least record time between two snapshots of a job")] = 0.5
 
 
@@ -130,6 +142,10 @@ class Worker(Group):
     state_dir: Annotated[Path, Field(description="RocksDB stores and Faust's files")] = Path(".export-service/worker")
     ack_window: Annotated[int, Field(ge=1, description="records under way per agent")] = 1000
     core_dumps: Annotated[bool, Field(description="allow core files and debuggers, which show task tokens and credentials")] = False
+    recovery_stall_seconds: Annotated[
+        float,
+        Field(gt=0, description="a recovery of tables that makes no progress for this long ends the worker with exit code 75"),
+    ] = 120
 
 
 class Metrics(Group):
@@ -205,6 +221,12 @@ class Settings(BaseSettings):
         if not value.endswith((".jsonl", ".csv")):
             raise ValueError("must end in .jsonl or .csv, which says the manifest's format")
         return value
+
+    @model_validator(mode="after")
+    def _standby(self) -> "Settings":
+        if self.tally.standby_replicas and not self.tally.store.startswith("rocksdb:"):
+            raise ValueError("TALLY_STANDBY_REPLICAS needs TALLY_STORE=rocksdb://: a table in memory forgets what it followed")
+        return self
 
     @model_validator(mode="after")
     def _sasl(self) -> "Settings":

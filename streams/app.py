@@ -12,15 +12,19 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import faust
+from aiokafka.errors import KafkaError
 from faust.auth import SASLCredentials, SSLCredentials
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 
 from export_service.failures import SettingsError
+from export_service.metrics import Metrics
 from export_service.settings import Settings
 from streams.ack_window import AckWindow, Place
 from streams.kafka_client import tls
+from streams.membership import be_static, instance_id, tell_errors
+from streams.recovery import ChangelogQueue, RecoveryWatch
 
 REVOKE_SECONDS = 5.0
 """How long a rebalance waits for records under way in a role with tables: they need a broker round trip, not a download.
@@ -59,6 +63,23 @@ class QuickFetchThread(AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         return consumer
 
+    async def _fetch_records(self, *args: Any, **options: Any) -> Any:
+        records = await super()._fetch_records(*args, **options)
+        cast(ExportApp, self.app).recovery.fetched(records)
+        return records
+
+    async def _seek_wait(self, consumer: Any, partitions: Mapping[TP, int]) -> None:
+        cast(ExportApp, self.app).recovery.sought(self.app, partitions)
+        await super()._seek_wait(consumer, partitions)
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        coordinator = self._ensure_consumer()._coordinator
+        be_static(coordinator)
+        app = cast(ExportApp, self.app)
+        # This is the consumer's thread, with a loop of its own.
+        tell_errors(coordinator, lambda error: app.loop.call_soon_threadsafe(app.on_failure, error))
+
 
 class WindowConsumer(Consumer):
     """Commits what the ack window says."""
@@ -92,6 +113,7 @@ class ExportApp(faust.App):
 
     logger = LOGGER
     window: AckWindow
+    recovery: RecoveryWatch
     on_failure: Callable[[BaseException], None]
     revoke_seconds = 0.0
 
@@ -105,8 +127,26 @@ class ExportApp(faust.App):
 
     async def _consumer_wait_empty(self, consumer: Any, logger: Any) -> None:  # noqa: ARG002
         # Faust calls this on revoke and on stop, with buffers cleared and flow suspended: only admitted records are left.
-        await self.window.empty(self.revoke_seconds)
+        emptied = await self.window.empty(self.revoke_seconds)
         await consumer.commit()
+        if self.revoke_seconds and not emptied:
+            # The recovery that follows may put older values over writes that are not confirmed yet: their records come again.
+            self.window.keep_only([])
+
+    async def _on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self.recovery.interrupted()
+        await super()._on_partitions_revoked(revoked)
+
+    async def _on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        try:
+            await self.recovery.assigned(self, [tp for tp in assigned if tp.topic in self.tables.changelog_topics])
+        except KafkaError as error:
+            return await self.crash(error)
+        return await super()._on_partitions_assigned(assigned, generation_id)
+
+    def on_rebalance_end(self) -> None:
+        super().on_rebalance_end()
+        self.recovery.ended()
 
     async def crash(self, reason: BaseException) -> None:
         self.on_failure(reason)
@@ -138,7 +178,13 @@ def require_compiled_iterator() -> None:
         )
 
 
-def create_app(settings: Settings, role: str, window: AckWindow, on_failure: Callable[[BaseException], None]) -> ExportApp:
+def create_app(
+    settings: Settings,
+    role: str,
+    window: AckWindow,
+    on_failure: Callable[[BaseException], None],
+    metrics: Metrics | None = None,
+) -> ExportApp:
     """A Faust app in the consumer group `<app_id>-<role>`."""
     require_compiled_iterator()
     app = ExportApp(
@@ -152,12 +198,15 @@ def create_app(settings: Settings, role: str, window: AckWindow, on_failure: Cal
         broker_commit_every=500,
         broker_session_timeout=settings.kafka.session_timeout_seconds,
         broker_heartbeat_interval=min(3.0, settings.kafka.session_timeout_seconds / 3),
-        broker_request_timeout=60.0,
+        broker_request_timeout=max(60.0, settings.kafka.session_timeout_seconds),
+        consumer_group_instance_id=instance_id(settings.kafka.group_instance_id, role),
+        # A static member that comes back is given its old assignment, with the URL it had then; Faust asserts that they are the same.
+        canonical_url=f"http://{role}",
         consumer_auto_offset_reset="earliest",
         stream_buffer_maxsize=256,
         stream_wait_empty=False,
         stream_publish_on_commit=False,
-        table_standby_replicas=0,
+        table_standby_replicas=settings.tally.standby_replicas,
         topic_allow_declare=False,
         topic_disable_leader=True,
         topic_partitions=settings.topics.partitions,
@@ -168,7 +217,16 @@ def create_app(settings: Settings, role: str, window: AckWindow, on_failure: Cal
         autodiscover=False,
     )
     app.window, app.on_failure = window, on_failure
+    app.recovery = RecoveryWatch(role, settings.worker.recovery_stall_seconds, metrics or Metrics(), on_failure)
 
+    app.tables._changelog_queue = ChangelogQueue(  # type: ignore[attr-defined]  # where Faust would make its own
+        maxsize=app.conf.stream_buffer_maxsize, flow_control=app.flow_control, clear_on_resume=True
+    )
+
+    async def completed(*_: Any, **__: Any) -> None:
+        await app.recovery.completed(app)
+
+    app.on_rebalance_complete.connect(completed, weak=False)
     generations = Generations(app)
     app.on_partitions_assigned.connect(generations.assigned, weak=False)  # type: ignore[arg-type]  # keyword-only in Faust
     return app

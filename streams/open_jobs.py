@@ -11,6 +11,7 @@ from export_service.backoff import until_available
 from export_service.messages import JobSnapshot
 from export_service.settings import Settings
 from streams.kafka_client import connection, unreachable
+from streams.membership import be_static, instance_id
 
 _TICK_SECONDS = 1.0
 
@@ -33,12 +34,14 @@ async def watch_open_jobs(settings: Settings, topic: str, watch: Watch, log: Any
         consumer = AIOKafkaConsumer(
             **connection(settings),
             group_id=f"{settings.app_id}-watch",
+            group_instance_id=instance_id(settings.kafka.group_instance_id, "watch"),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             session_timeout_ms=int(settings.kafka.session_timeout_seconds * 1000),
         )
         try:
             await consumer.start()
+            be_static(consumer._coordinator)
             consumer.subscribe([topic], listener=_Forget(watch))
             while True:
                 for records in (await consumer.getmany(timeout_ms=int(_TICK_SECONDS * 1000))).values():

@@ -1,10 +1,11 @@
 """One running role: its Faust app with one agent, its ack window, and the order in which it ends."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from export_service.metrics import Metrics
 from export_service.ports import Publisher
 from export_service.settings import Settings
 from streams.ack_window import AckWindow, Place
@@ -13,6 +14,7 @@ from streams.rereads import Rereads
 from streams.steps import Concurrent, Handle, end_with, step_agent
 from streams.topics import TopicSpec
 from tables.confirmed import ConfirmedTable
+from tables.rocksdb import SharedOptions
 
 
 class FaustRole:
@@ -24,14 +26,24 @@ class FaustRole:
         ack_window: least records under way at a time, where the setting says fewer.
     """
 
-    def __init__(self, settings: Settings, name: str, fatal: Callable[[BaseException], None], ack_window: int = 0) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        name: str,
+        fatal: Callable[[BaseException], None],
+        metrics: Metrics | None = None,
+        *,
+        ack_window: int = 0,
+    ) -> None:
         self.name, self._fatal = name, fatal
         self.window = AckWindow(max(ack_window, settings.worker.ack_window), fatal)
         (settings.worker.state_dir / name).mkdir(parents=True, exist_ok=True)
-        self.app: ExportApp = create_app(settings, name, self.window, fatal)
+        self.app: ExportApp = create_app(settings, name, self.window, fatal, metrics)
         self._drain_seconds = settings.worker.drain_seconds
         self._drain: Callable[[float], Awaitable[Any]] = self.window.empty
         self._concurrent: Concurrent | None = None
+        self._watching: list[asyncio.Task[None]] = []
+        self.rocksdb = SharedOptions() if settings.tally.store.startswith("rocksdb:") else None
 
     def consume(self, topic: TopicSpec, handle: Handle, *, concurrency: int = 1) -> None:
         """Read `topic` with `handle`; with `concurrency` > 1 records are handled beside each other."""
@@ -54,13 +66,19 @@ class FaustRole:
         return {place.partition: self.window.admitted(place) for place in mine}
 
     async def start(self) -> None:
+        self._beside(self.app.recovery.watch(self.app))
         await self.app.start()
-        self._watching = asyncio.create_task(self._watch())
-        end_with(self._watching, self._fatal)
+        self._beside(self._watch())
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        end_with(task, self._fatal)
+        self._watching.append(task)
 
     async def stop(self) -> None:
         """Finish or give back what is under way, commit, leave the group."""
-        self._watching.cancel()
+        for task in self._watching:
+            task.cancel()
         self.app.flow_control.suspend()
         await self._drain(self._drain_seconds)
         if self._concurrent is not None:
@@ -78,6 +96,6 @@ def confirmed_table(role: FaustRole, publisher: Publisher, name: str, changelog:
         partitions=role.app.conf.topic_partitions,
         changelog_topic=raw_topic(role.app, changelog, acks=False, internal=True, maxsize=131_072, allow_empty=True),
     )
-    table.publisher = publisher
+    table.publisher, table.rocksdb = publisher, role.rocksdb
     role.app.tables.add(table)
     return table

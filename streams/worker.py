@@ -37,7 +37,7 @@ from connectors.sources import LocalFiles, Sources
 from connectors.sqs import open_queue
 from connectors.step_functions import StepFunctionsCallback
 from export_service.backoff import until_available
-from export_service.failures import SettingsError, Unavailable
+from export_service.failures import ExportError, SettingsError, Unavailable
 from export_service.metrics import Metrics, serve
 from export_service.requests import Policy
 from export_service.settings import ROLES, Settings
@@ -59,6 +59,8 @@ _WRITERS = 16
 """Threads that write files: they wait for the file system, not for the processor."""
 _GIVE_BACK_SECONDS = 5
 """For the calls to SQS of a connector whose drain is over."""
+_LEAVE_SECONDS = 10.0
+"""After the drain's deadline, to commit, to leave the groups and to stop Faust's threads."""
 EXIT_FAILED = 1
 """Something unexpected: restart the worker, it replays what was not confirmed."""
 EXIT_INTERRUPTED = 130
@@ -73,6 +75,7 @@ class Worker:
         self._log: Any = structlog.get_logger()
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
+        self._failed = asyncio.Event()
 
     def stop(self) -> None:
         self._stop.set()
@@ -80,10 +83,11 @@ class Worker:
     def _fatal(self, error: BaseException) -> None:
         if self._failure is None:
             self._failure = error
+            self._failed.set()
             self._stop.set()
 
     async def run(self) -> int:
-        """Run until `stop` or a fatal error. Exit code: 0, or 1 after an error. Raises SettingsError."""
+        """Run until `stop` or a fatal error. Exit code: 0, or the error's. Raises SettingsError if it is wrong from the start."""
         if "connector" in self._roles and self._settings.queue.url is None:
             raise SettingsError("EXPORT_QUEUE_URL is not set: the connector role needs the SQS queue to read; set it or use --role")
         names = topics(self._settings)
@@ -100,25 +104,49 @@ class Worker:
                     start, stop = _BUILD[name](parts, self._fatal)
                     starts.append(start)
                     stops.append(stop)
-            await asyncio.gather(*(start() for start in starts))
-            self._log.info("Worker ready", roles=list(self._roles))
-            await self._stop.wait()
+            if await self._started(starts):
+                self._log.info("Worker ready", roles=list(self._roles))
+                await self._stop.wait()
             if self._failure is not None:
-                self._say_why(self._failure)
+                return self._say_why(self._failure)
+            seconds = self._settings.worker.drain_seconds
+            self._log.info("Worker draining", seconds=seconds)
+            try:
+                async with asyncio.timeout(seconds + _LEAVE_SECONDS):
+                    # Side by side: one deadline for all. What a step hands on stays in its topic for the next worker.
+                    await asyncio.gather(*(stop() for stop in stops))
+            except TimeoutError:
+                self._log.error(
+                    "Worker could not leave its groups in time; what is not confirmed will be replayed", seconds=seconds
+                )
                 return EXIT_FAILED
-            self._log.info("Worker draining", seconds=self._settings.worker.drain_seconds)
-            # In flow order, so that what a step hands on while it drains still finds the next one at work.
-            for stop in stops:
-                await stop()
         self._log.info("Worker stopped")
         return 0
 
-    def _say_why(self, failure: BaseException) -> None:
+    async def _started(self, starts: list[Callable[[], Awaitable[None]]]) -> bool:
+        """False if a failure came first: a role that cannot join its group would be waited for for ever."""
+        starting: asyncio.Future[Any] = asyncio.gather(*(start() for start in starts))
+        failing: asyncio.Future[Any] = asyncio.create_task(self._failed.wait())
+        await asyncio.wait([starting, failing], return_when=asyncio.FIRST_COMPLETED)
+        failing.cancel()
+        if self._failure is not None:
+            starting.cancel()
+            return False
+        await starting
+        return True
+
+    def _say_why(self, failure: BaseException) -> int:
+        """The exit code."""
         text = "Worker failed; start it again, what is not confirmed will be replayed"
         if isinstance(failure, Unavailable):
             self._log.error(f"{text}. {failure}", setting=failure.setting)
+        elif isinstance(failure, SettingsError):
+            self._log.error(f"Worker failed: {failure}")
+        elif isinstance(failure, ExportError):
+            self._log.error(f"{text}. {failure}")
         else:
             self._log.error(text, exc_info=failure)
+        return failure.exit_code if isinstance(failure, ExportError) else EXIT_FAILED
 
 
 class Parts:
@@ -218,7 +246,7 @@ def _connector(parts: Parts, fatal: Fatal) -> StartStop:
 
 def _plan(parts: Parts, fatal: Fatal) -> StartStop:
     settings, names = parts.settings, parts.topics
-    role, pacer = FaustRole(settings, "plan", fatal), Pacer(parts.log)
+    role, pacer = FaustRole(settings, "plan", fatal, parts.metrics), Pacer(parts.log)
     lists = FileLists(parts.sources, parts.table, settings.plan.max_files, parts.log, settings.download.allowed_urls)
     planner = Planner(lists, parts.table, parts.publisher, names, pacer, settings.worker.state_dir / role.name, parts.log)
     role.consume(names.requests, plan(planner, parts.dead_letters), concurrency=settings.worker.ack_window)
@@ -248,7 +276,7 @@ def _plan(parts: Parts, fatal: Fatal) -> StartStop:
 
 def _download(parts: Parts, fatal: Fatal) -> StartStop:
     settings = parts.settings.download
-    role = FaustRole(parts.settings, "download", fatal, ack_window=READ_AHEAD)
+    role = FaustRole(parts.settings, "download", fatal, parts.metrics, ack_window=READ_AHEAD)
     limits = Limits.of(settings)
     tasks = TransferTasks(Transfers(parts.sources, parts.destinations, limits), fatal)
     downloader = Downloader(
@@ -307,7 +335,7 @@ class _Following:
 
 def _tally(parts: Parts, fatal: Fatal) -> StartStop:
     names, publisher = parts.topics, parts.publisher
-    role = FaustRole(parts.settings, "tally", fatal)
+    role = FaustRole(parts.settings, "tally", fatal, parts.metrics)
     role.app.revoke_seconds = REVOKE_SECONDS
     jobs = confirmed_table(role, publisher, "jobs", names.jobs_changelog.name)
     shards = confirmed_table(role, publisher, "shards", names.shards_changelog.name)
@@ -322,7 +350,7 @@ def _tally(parts: Parts, fatal: Fatal) -> StartStop:
 
 
 def _callback(parts: Parts, fatal: Fatal) -> StartStop:
-    role = FaustRole(parts.settings, "callback", fatal)
+    role = FaustRole(parts.settings, "callback", fatal, parts.metrics)
     answerer = Answerer(parts.step_functions, parts.table, parts.clock, parts.settings.callback, parts.metrics, parts.log)
     reporter = Reporter(partial(read_results, parts.settings, parts.topics.results.name), parts.destinations)
     handle = callback(answerer, reporter, parts.publisher, parts.dead_letters, parts.topics, parts.log)
@@ -331,7 +359,7 @@ def _callback(parts: Parts, fatal: Fatal) -> StartStop:
 
 
 def _snapshot(parts: Parts, fatal: Fatal) -> StartStop:
-    role = FaustRole(parts.settings, "snapshot", fatal)
+    role = FaustRole(parts.settings, "snapshot", fatal, parts.metrics)
     handle = snapshot(parts.table, parts.dead_letters, parts.log)
     role.consume(parts.topics.snapshots, handle, concurrency=parts.settings.worker.ack_window)
     return role.start, role.stop

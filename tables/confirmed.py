@@ -7,12 +7,18 @@ gives the delivery futures, so that the ack window can hold the record until the
 
 import asyncio
 import logging
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import faust
+import structlog
 from faust.types import TP
 
 from export_service.ports import Publisher
+from tables.rocksdb import ConfirmedStore, SharedOptions
+
+Write = tuple[int, bytes, bytes | None]
+"""Partition, key, value."""
 
 
 class ConfirmedTable(faust.Table):  # type: ignore[type-arg]
@@ -20,6 +26,8 @@ class ConfirmedTable(faust.Table):  # type: ignore[type-arg]
 
     logger = logging.getLogger("faust.tables")
     publisher: Publisher
+    rocksdb: SharedOptions | None = None
+    """Set: the table is kept in RocksDB, else in memory."""
 
     def on_key_set(self, key: bytes, value: bytes) -> None:
         self.unsent.append((self._event_partition(key), key, value))
@@ -28,8 +36,8 @@ class ConfirmedTable(faust.Table):  # type: ignore[type-arg]
         self.unsent.append((self._event_partition(key), key, None))
 
     @property
-    def unsent(self) -> list[tuple[int, bytes, bytes | None]]:
-        writes: list[tuple[int, bytes, bytes | None]] = self.__dict__.setdefault("_unsent", [])
+    def unsent(self) -> list[Write]:
+        writes: list[Write] = self.__dict__.setdefault("_unsent", [])
         return writes
 
     def _event_partition(self, key: bytes) -> int:
@@ -42,13 +50,63 @@ class ConfirmedTable(faust.Table):  # type: ignore[type-arg]
         writes, self.unsent[:] = list(self.unsent), []
         topic = self.changelog_topic.get_topic_name()
         futures = []
-        for partition, key, value in writes:
-            future = await self.publisher.send(topic, key, value, partition=partition)
-            future.add_done_callback(self._note_offset)
+        for write in writes:
+            number, key, value = write
+            future = await self.publisher.send(topic, key, value, partition=number)
+            if self.rocksdb is not None:
+                future.add_done_callback(partial(self._keep, write))
             futures.append(future)
         return futures
 
-    def _note_offset(self, future: "asyncio.Future[Any]") -> None:
+    @property
+    def disk(self) -> ConfirmedStore:
+        assert isinstance(self.data, ConfirmedStore)
+        return self.data
+
+    def _keep(self, write: Write, future: "asyncio.Future[Any]") -> None:
         if not future.cancelled() and future.exception() is None:
             sent = future.result()
-            self.data.set_persisted_offset(TP(sent.topic, sent.partition), sent.offset)
+            self.disk.confirmed(TP(sent.topic, sent.partition), sent.offset, *write[1:])
+
+    def _new_store_by_url(self, url: Any) -> Any:
+        if self.rocksdb is None:
+            return super()._new_store_by_url(url)
+        return ConfirmedStore("rocksdb://", self.app, self, self.rocksdb, table_name=self.name, **self._serializers())
+
+    def _serializers(self) -> dict[str, Any]:
+        return {
+            "key_type": self.key_type,
+            "key_serializer": self.key_serializer,
+            "value_serializer": self.value_serializer,
+            "value_type": self.value_type,
+            "loop": self.loop,
+        }
+
+    async def on_changelog_event(self, event: Any) -> None:
+        cast(Any, self.app).recovery.applied(event.message.tp, event.message.offset)
+
+    def apply_changelog_batch(self, batch: Any) -> None:
+        # Faust puts a record that was on its way when its partition went away into the table of the record before it (P15).
+        recovery = cast(Any, self.app.tables).recovery
+        ours = recovery.actives_for_table[self] | recovery.standbys_for_table[self]
+        super().apply_changelog_batch([event for event in batch if event.message.tp in ours])
+
+    async def on_rebalance(self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0) -> None:
+        await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
+        if self.rocksdb is not None:
+            await self._forget_what_the_changelog_has_not([tp for tp in newly_assigned if tp.topic in self.changelog_topic.topics])
+
+    async def _forget_what_the_changelog_has_not(self, places: list[TP]) -> None:
+        """A store that is further than its changelog belongs to a topic that was deleted and made again. Faust would refuse to start."""
+        ends = await self.app.consumer.highwaters(*places) if places else {}
+        for tp, end in ends.items():
+            stored = self.data.persisted_offset(tp)
+            if stored is not None and stored >= (end or 0):
+                structlog.get_logger().warning(
+                    "Local table is newer than its changelog, so it is of a topic that is gone; it is read from the changelog again",
+                    topic=tp.topic,
+                    partition=tp.partition,
+                    stored=stored,
+                    end=end,
+                )
+                self.disk.forget(tp.partition)

@@ -34,7 +34,7 @@ def worker(
         forbid_core_dumps()
     logs.configure(settings.log.level, settings.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        if runner.run(run_until_signalled(settings, roles)) != 0:
+        if code := runner.run(run_until_signalled(settings, roles)):
             # A failed worker replays after its restart. Faust's threads are still at work on what we no longer trust.
             logging.shutdown()
-            os._exit(1)
+            os._exit(code)

@@ -108,23 +108,23 @@ class World:
         }
         self._prefix = unique
         self.sent: list[dict[str, Any]] = []
-        self._workers: list[subprocess.Popen[bytes]] = []
+        self.workers: list[subprocess.Popen[bytes]] = []
 
     def worker(self, *command: str, **env: str) -> subprocess.Popen[bytes]:
         """Start a worker and wait until it is ready."""
         child = self.launch(*command, **env)
-        log = self.folder / f"worker-{len(self._workers) - 1}.log"
+        log = self.folder / f"worker-{len(self.workers) - 1}.log"
         self.until(lambda: child.poll() is not None or "Worker ready" in log.read_text(), "the worker is ready")
         assert child.poll() is None, log.read_text()
         return child
 
     def launch(self, *command: str, **env: str) -> subprocess.Popen[bytes]:
         """Start a worker, or another command in its place."""
-        number = len(self._workers)
+        number = len(self.workers)
         log = self.folder / f"worker-{number}.log"
         own = {"EXPORT_WORKER_STATE_DIR": str(self.folder / f"state-{number}")} | env
         child = processes.start(command or WORKER, log, self.env | own)
-        self._workers.append(child)
+        self.workers.append(child)
         return child
 
     def logs(self) -> list[dict[str, Any]]:
@@ -197,7 +197,7 @@ class World:
             time.sleep(every)
 
     def close(self) -> None:
-        for child in self._workers:
+        for child in self.workers:
             if child.poll() is None:
                 child.kill()
             child.wait()

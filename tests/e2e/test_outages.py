@@ -115,6 +115,10 @@ class Broker:
         self._process = brokers.launch(self._folder, self.port)
         asyncio.run(brokers.ready(self._process, self.port, self._folder))
 
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()

@@ -114,3 +114,44 @@ async def test_a_fetch_that_finds_nothing_comes_back_soon(app: ExportApp) -> Non
     made = consumer._new_consumer_thread()._create_worker_consumer(cast(Transport, app.transport))
     assert made._fetch_max_wait_ms == apps.FETCH_WAIT_MS <= 100
     made._closed = True  # it was never started, and would complain that nobody stopped it
+
+
+async def test_a_revoke_that_could_not_wait_for_the_broker_gives_up_its_records(app: ExportApp) -> None:
+    """A recovery would put the changelog's older value over theirs; so they come again."""
+
+    class Consumer:
+        async def commit(self) -> None:
+            committed.append(app.window.position(Place("results", 0)))
+
+    committed: list[int | None] = []
+    app.revoke_seconds = 0.01
+    app.window.begin(Place("results", 0), 5)
+    entry = await app.window.admit(Place("results", 0), 5)
+    await app._consumer_wait_empty(Consumer(), None)
+    assert entry is not None
+    assert entry.lost
+    assert committed == [5]
+    assert not app.window.places()
+
+
+async def test_a_role_without_tables_keeps_its_records_over_a_revoke(app: ExportApp) -> None:
+    class Consumer:
+        async def commit(self) -> None:
+            pass
+
+    app.window.begin(Place("results", 0), 5)
+    entry = await app.window.admit(Place("results", 0), 5)
+    await app._consumer_wait_empty(Consumer(), None)
+    assert entry is not None
+    assert not entry.lost
+
+
+async def test_what_a_standby_was_sent_stays_when_the_flow_resumes(app: ExportApp) -> None:
+    queue = app.tables.changelog_queue  # type: ignore[attr-defined]
+    app.flow_control.resume()
+    queue.put_nowait("a record")
+    app.flow_control.resume()
+    assert queue.qsize() == 1
+    app.flow_control.suspend()
+    app.flow_control.clear()
+    assert queue.empty()

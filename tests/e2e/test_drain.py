@@ -1,0 +1,53 @@
+"""SIGTERM ends a worker within one deadline, whatever its roles wait for."""
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import World
+from tests.e2e.test_outages import Broker
+
+pytestmark = pytest.mark.e2e
+DRAIN_SECONDS = 3
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    made = Broker(tmp_path / "kafka")
+    made.start()
+    yield made
+    made.kill()
+
+
+def seconds_to_end(world: World, number: int) -> float:
+    since = time.monotonic()
+    worker = world.workers[number]
+    worker.send_signal(signal.SIGTERM)
+    world.until(lambda: worker.poll() is not None, "the worker has ended")
+    return time.monotonic() - since
+
+
+def test_one_deadline_for_all_roles(world: World) -> None:
+    world.catalog("held", ["a.txt"])
+    world.worker(EXPORT_WORKER_DRAIN_SECONDS=str(DRAIN_SECONDS))
+    world.files.gate.clear()
+    arn, _ = world.execute("held")
+    world.until(lambda: bool(world.files.requests), "a download is under way")
+    took = seconds_to_end(world, 0)
+    assert world.workers[0].returncode == 0
+    assert took < DRAIN_SECONDS + 10
+    world.files.gate.set()
+    world.worker()
+    assert world.finished(arn)["status"] == "SUCCEEDED"
+
+
+def test_a_broker_that_does_not_answer_does_not_keep_a_worker(world: World, broker: Broker) -> None:
+    world.env |= {"EXPORT_KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{broker.port}", "EXPORT_TOPICS_DECLARE": "true"}
+    world.worker(EXPORT_WORKER_DRAIN_SECONDS=str(DRAIN_SECONDS))
+    broker.signal(signal.SIGSTOP)
+    took = seconds_to_end(world, 0)
+    assert world.workers[0].returncode == 1
+    assert took < DRAIN_SECONDS + 15

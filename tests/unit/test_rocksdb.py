@@ -1,0 +1,124 @@
+"""The RocksDB store on its own: what is on disk is the changelog up to the stored offset, with the same options on every open."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from faust.streams import _current_event
+from faust.types import TP
+
+from export_service.settings import Settings, load
+from streams.role import FaustRole, confirmed_table
+from tables import rocksdb
+from tables.confirmed import ConfirmedTable
+from tables.rocksdb import ConfirmedStore
+from tests.unit.test_app import ignore
+
+TOPIC = "export-tally-jobs-changelog"
+
+
+class Message:
+    def __init__(self, partition: int) -> None:
+        self.partition, self.topic = partition, "results"
+
+
+class Event:
+    """What Faust puts into its context while a record is iterated."""
+
+    def __init__(self, partition: int) -> None:
+        self.message = Message(partition)
+
+
+def iterating(partition: int) -> None:
+    event = Event(partition)
+    _current_event.set(cast(Any, lambda: event))  # Faust keeps a weak reference there
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load(worker={"state_dir": tmp_path}, tally={"store": "rocksdb://"})
+
+
+def table(settings: Settings) -> ConfirmedTable:
+    role = FaustRole(settings, "tally", ignore)
+    made = confirmed_table(role, cast(Any, None), "jobs", TOPIC)
+    role.app.conf.tabledir.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def store(settings: Settings) -> ConfirmedStore:
+    return table(settings).disk
+
+
+async def test_a_write_is_read_at_once_and_on_disk_when_it_is_confirmed(settings: Settings) -> None:
+    here = store(settings)
+    iterating(1)
+    here[b"a"] = b"one"
+    here[b"a"] = b"two"
+    assert here[b"a"] == b"two"
+    disk = here._db_for_partition(1)
+    assert disk.get(b"a") is None
+    here.confirmed(TP(TOPIC, 1), 7, b"a", b"one")
+    assert (disk.get(b"a"), here.persisted_offset(TP(TOPIC, 1))) == (b"one", 7)
+    assert here[b"a"] == b"two"
+    here.confirmed(TP(TOPIC, 1), 8, b"a", b"two")
+    assert (disk.get(b"a"), here.persisted_offset(TP(TOPIC, 1))) == (b"two", 8)
+    del here[b"a"]
+    assert b"a" not in here
+    here.confirmed(TP(TOPIC, 1), 9, b"a", None)
+    assert disk.get(b"a") is None
+    assert not here._unconfirmed[1]
+
+
+async def test_what_was_not_confirmed_is_gone_after_a_crash_and_after_a_revoke(settings: Settings) -> None:
+    first = table(settings)
+    iterating(0)
+    first.disk._db_for_partition(0)
+    first.disk[b"kept"] = b"1"
+    first.disk.confirmed(TP(TOPIC, 0), 0, b"kept", b"1")
+    first.disk[b"lost"] = b"1"
+    await first.disk.stop()  # nothing of what waits is written
+    second = table(settings)
+    assert second.disk[b"kept"] == b"1"
+    assert b"lost" not in second.disk
+    second.disk[b"lost"] = b"1"
+    second.disk.revoke_partitions(second, {TP(TOPIC, 0)})
+    second.disk.confirmed(TP(TOPIC, 0), 1, b"lost", b"1")
+    assert not second.disk._dbs, "a late confirmation opens nothing of a partition that went away"
+    assert b"lost" not in second.disk
+
+
+async def test_an_older_confirmation_never_replaces_what_a_recovery_has_read(settings: Settings) -> None:
+    here = store(settings)
+    iterating(0)
+    here._db_for_partition(0).put(b"a", b"newer")
+    here.set_persisted_offset(TP(TOPIC, 0), 20)
+    here[b"a"] = b"older"
+    here.confirmed(TP(TOPIC, 0), 10, b"a", b"older")
+    assert (here[b"a"], here.persisted_offset(TP(TOPIC, 0))) == (b"newer", 20)
+
+
+async def test_the_options_hold_on_the_first_open_and_after_each_reopen(settings: Settings) -> None:
+    for _ in range(3):
+        here = store(settings)
+        caches = [here._db_for_partition(partition).property_int_value("rocksdb.block-cache-capacity") for partition in (0, 1)]
+        assert caches == [rocksdb.CACHE_BYTES, rocksdb.CACHE_BYTES]
+        for partition in (0, 1):
+            (options,) = sorted(here.partition_path(partition).glob("OPTIONS-*"))[-1:]
+            text = options.read_text()
+            assert f"max_open_files={rocksdb._OPEN_FILES}\n" in text
+            assert f" write_buffer_size={rocksdb._WRITE_BUFFER_BYTES}\n" in text
+            assert "filter_policy=bloomfilter" in text
+        # Closed, not left to the garbage collector: the next one opens the same folder at once, while `here` is still referenced.
+        await here.stop()
+
+
+async def test_a_folder_of_another_changelog_is_not_read(settings: Settings) -> None:
+    mine = store(settings)
+    mine._db_for_partition(0)
+    mine.set_persisted_offset(TP(TOPIC, 0), 5)
+    await mine.stop()
+    role = FaustRole(settings, "tally", ignore)
+    other = confirmed_table(role, cast(Any, None), "jobs", "another-tally-jobs-changelog").disk
+    assert other.persisted_offset(TP("another-tally-jobs-changelog", 0)) is None
+    await other.stop()
