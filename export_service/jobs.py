@@ -255,6 +255,9 @@ def _results(state: JobState, event: TaskResults, offset: int, at: datetime, sha
     numbers = _numbers(state, event)
     tallies = list(state.tallies)
     tallies += [(0, 0, 0, 0)] * (max(numbers, default=-1) + 1 - len(tallies))
+    if any(shard(state.run, number).offset == offset for number in numbers):
+        # A replay of an event that may have stopped the job: then it changed all shards.
+        numbers = set(range(len(tallies)))
     for number in numbers:
         known = shards.get((state.run, number)) or _visible(state, state.run, number, shard)
         # A shard from a later event (its write was kept, the state's lost) is counted when the replay gets there.
@@ -295,6 +298,11 @@ def _numbers(state: JobState, event: TaskResults) -> set[int]:
     return {result.index // SHARD_TASKS for result in event.results if _planned_index(state, result.index)}
 
 
+def _all_numbers(state: JobState) -> range:
+    """Of the plan's shards."""
+    return range(-(-(state.total or 0) // SHARD_TASKS))
+
+
 def _planned_index(state: JobState, index: int) -> bool:
     return state.total is None or index < state.total
 
@@ -307,7 +315,7 @@ def _visible(state: JobState, run: int, number: int, shard: ReadShard) -> Shard:
 def _fill(state: JobState, run: int, shards: Shards, offset: int, shard: ReadShard) -> Shards:
     """`shards` and all others of the run with CANCELLED for each task that has no outcome."""
     filled = dict(shards)
-    for number in range(-(-(state.total or 0) // SHARD_TASKS)):
+    for number in _all_numbers(state):
         before = shards.get((run, number)) or _visible(state, run, number, shard)
         if before.offset > offset:
             continue
@@ -323,7 +331,7 @@ def _stop(
     """End the job before its tasks have."""
     shards = _fill(state, state.run, shards, offset, shard)
     tallies = list(state.tallies)
-    for number in range(-(-(state.total or 0) // SHARD_TASKS)):
+    for number in _all_numbers(state):
         known = shards.get((state.run, number)) or _visible(state, state.run, number, shard)
         tallies[number : number + 1] = [known.tally()]
     ended = _end(
@@ -333,6 +341,11 @@ def _stop(
 
 
 def _advance(state: JobState, shards: Shards, offset: int, at: datetime, shard: ReadShard) -> Step:
+    over = state.total is not None and (state.finished >= state.total or _hopeless(state))
+    if not over or any(shard(state.run, number).offset > offset for number in _all_numbers(state)):
+        # A shard from a later event (its write was kept, the state's lost) says that the run did not end here, whatever is counted so far.
+        moved = state.model_copy(update={"updated_at": at, "offset": offset})
+        return Step(moved, shards, changed=True)
     if _hopeless(state):
         step = _stop(state, shards, JobStatus.COMPLETED_WITH_FAILURES, "JobCompletedWithFailures", "", offset, at, shard)
         # Counted afterwards: a replay may find the shards as this very event left them.
@@ -340,9 +353,6 @@ def _advance(state: JobState, shards: Shards, offset: int, at: datetime, shard: 
             failed, total = step.state.failed, step.state.total
             cause = f"Job stopped after {failed} failed tasks, more than it tolerates; {left} of {total} total were cancelled"
             return replace(step, state=step.state.model_copy(update={"cause": cause}))
-    if state.total is None or state.finished < state.total:
-        moved = state.model_copy(update={"updated_at": at, "offset": offset})
-        return Step(moved, shards, changed=True)
     status = JobStatus.COMPLETED if _tolerated(state) else JobStatus.COMPLETED_WITH_FAILURES
     if status is JobStatus.COMPLETED_WITH_FAILURES:
         cause = f"Job completed with {state.failed} failed tasks out of {state.total} total"

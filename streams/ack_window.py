@@ -29,9 +29,9 @@ class SkippedRecord(Exception):
 class _Partition:
     __slots__ = ("admitted", "entries", "lost")
 
-    def __init__(self) -> None:
+    def __init__(self, admitted: int) -> None:
         self.entries: deque[Entry] = deque()
-        self.admitted = -1
+        self.admitted = admitted
         self.lost = False
 
 
@@ -42,7 +42,7 @@ class Entry:
 
     def __init__(self, window: "AckWindow", partition: _Partition, place: Place, offset: int) -> None:
         self._window, self._partition, self.place, self.offset = window, partition, place, offset
-        self._open, self.finished = 0, False
+        self.finished = False
 
     @property
     def lost(self) -> bool:
@@ -95,8 +95,7 @@ class AckWindow:
 
     def begin(self, place: Place, offset: int) -> None:
         """A partition came to us; `offset` is its first record that is not done yet."""
-        partition = self._partitions[place] = _Partition()
-        partition.admitted = offset - 1
+        self._partitions[place] = _Partition(offset - 1)
 
     def knows(self, place: Place) -> bool:
         return place in self._partitions

@@ -18,7 +18,12 @@ from export_service.settings import Settings, load
 
 make_importable()
 # A busy machine is slow, and that is no failure.
-hypothesis.settings.register_profile("patient", deadline=None)
+patient = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("patient", patient)
+# --hypothesis-profile=search looks for rare histories, for an hour; mutation is quick and always the same.
+hypothesis.settings.register_profile("search", patient, max_examples=5000)
+phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
+hypothesis.settings.register_profile("mutation", patient, max_examples=30, derandomize=True, phases=phases)
 hypothesis.settings.load_profile("patient")
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -27,6 +28,8 @@ from export_service.shards import SHARD_TASKS, Shard
 START = datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
 JOB = JobInfo(job_id="j", export_id="e", user_id="u", requested_at=START, destination="file:///out/")
 Events = list[JobEvent]
+EXAMPLES = settings().max_examples
+"""Of the profile: more of them where there is more to find."""
 
 
 class Tables:
@@ -152,8 +155,33 @@ def test_a_crash_that_keeps_the_shards_of_a_job_that_stopped_ends_it_again_for_t
     assert (last.completes, last.cancels) == (True, True)
 
 
+def test_a_crash_that_keeps_the_shards_of_a_job_that_went_on_does_not_stop_it() -> None:
+    """A failure that had been made good since still counted when the plan came, and stopped the job there (found by a longer search)."""
+    failed = [results(1, {0: Outcome.FAILED}), results(1, {1: Outcome.FAILED})]
+    plan = JobPlanned(job=JOB.model_copy(update={"tolerated_failures": 1}), total_tasks=3)
+    events: Events = [*failed, results(1, {0: Outcome.SUCCEEDED}), plan, results(1, {2: Outcome.CANCELLED})]
+    expected, kept = run(events), Tables()
+    kept.state, kept.shards = run(events[:2]).state, dict(expected.shards)
+    for offset, event in enumerate(events):
+        kept.apply(event, offset)
+    assert kept.state == expected.state
+    assert kept.completions == [4]
+
+
+def test_a_crash_that_keeps_the_shards_of_a_job_that_stopped_counts_the_failures_of_all_of_them() -> None:
+    """Those of shards that the last event was not about were not counted, and the job never ended."""
+    plan = JobPlanned(job=JOB.model_copy(update={"tolerated_failures": 1}), total_tasks=SHARD_TASKS + 2)
+    events: Events = [plan, results(1, {0: Outcome.FAILED}), results(1, {SHARD_TASKS: Outcome.FAILED})]
+    expected, kept = run(events), Tables()
+    kept.shards = dict(expected.shards)
+    for offset, event in enumerate(events):
+        kept.apply(event, offset)
+    assert kept.state == expected.state
+    assert kept.completions == [2]
+
+
 @given(st.data())
-@settings(max_examples=300)
+@settings(max_examples=3 * EXAMPLES)
 def test_a_failed_job_runs_again_without_what_has_succeeded(data: st.DataObject) -> None:
     total = data.draw(st.integers(1, 20))
     first = {i: data.draw(st.sampled_from(Outcome)) for i in range(total)}
@@ -270,7 +298,7 @@ def test_a_job_stops_when_more_has_failed_than_it_tolerates_and_not_before(data:
 
 
 @given(jobs(), st.data())
-@settings(max_examples=300)
+@settings(max_examples=3 * EXAMPLES)
 def test_any_order_and_any_repeats_give_the_same_job(job: tuple[Events, list[Outcome]], data: st.DataObject) -> None:
     events, outcomes = job
     repeated = data.draw(st.lists(st.sampled_from(events), max_size=10))
@@ -286,7 +314,7 @@ def test_any_order_and_any_repeats_give_the_same_job(job: tuple[Events, list[Out
 
 
 @given(jobs(), st.data())
-@settings(max_examples=300)
+@settings(max_examples=3 * EXAMPLES)
 def test_a_crash_that_keeps_one_table_and_loses_the_other_is_healed_by_the_replay(
     job: tuple[Events, list[Outcome]], data: st.DataObject
 ) -> None:
@@ -295,9 +323,16 @@ def test_a_crash_that_keeps_one_table_and_loses_the_other_is_healed_by_the_repla
 
 
 @given(st.data())
-@settings(max_examples=500)
+@settings(max_examples=5 * EXAMPLES)
 def test_so_is_one_between_the_attempts_of_a_job(data: st.DataObject) -> None:
     check_crash(data.draw(histories()), data)
+
+
+@given(st.data())
+@settings(max_examples=3 * EXAMPLES)
+def test_so_is_one_of_a_job_with_several_shards(data: st.DataObject) -> None:
+    with patch("export_service.jobs.SHARD_TASKS", 2):
+        check_crash(data.draw(histories()), data)
 
 
 def check_crash(events: Events, data: st.DataObject) -> None:

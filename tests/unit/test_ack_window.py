@@ -77,11 +77,31 @@ async def test_a_failed_confirmation_is_fatal_and_nothing_is_committed_any_more(
     assert acks.position(HERE) is None
 
 
+async def test_a_cancelled_confirmation_is_fatal_too_and_only_the_first_error_is_told() -> None:
+    acks, errors = window()
+    outputs: list[asyncio.Future[None]] = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    (await admit(acks, 0)).after(outputs)
+    for output in outputs:
+        output.cancel()
+    await asyncio.sleep(0)
+    assert [(type(error), str(error)) for error in errors] == [(asyncio.CancelledError, "output cancelled")]
+    assert acks.position(HERE) is None
+
+
+async def test_a_record_is_finished_once() -> None:
+    acks, _ = window()
+    entry = await admit(acks, 7)
+    entry.done()
+    with pytest.raises(AssertionError, match=r"partition=0\)@7 was finished twice"):
+        entry.done()
+
+
 async def test_a_skipped_offset_is_an_error_also_at_the_start_until_it_is_known_that_nothing_is_there() -> None:
     acks, _ = window()
     acks.begin(HERE, 3)
-    with pytest.raises(SkippedRecord, match=r"offset 5 came, 3 was next"):
+    with pytest.raises(SkippedRecord, match=r"^results\[0\]: offset 5 came, 3 was next$") as skipped:
         await acks.admit(HERE, 5)
+    assert skipped.value.expected == 3
     assert acks.position(HERE) == 3
     acks.accept_hole(HERE, 5)
     await admit(acks, 5)
@@ -92,13 +112,18 @@ async def test_a_skipped_offset_is_an_error_also_at_the_start_until_it_is_known_
 async def test_after_a_rebalance_a_partition_that_stays_keeps_its_records_and_one_that_goes_is_forgotten() -> None:
     acks, _ = window()
     other = Place("results", 1)
+    assert acks.places() == []
     kept, gone = await admit(acks, 5), await admit(acks, 5, other)
+    also_kept = await admit(acks, 6)
+    assert acks.places() == [HERE, other]
     acks.keep_only([HERE])
-    assert (kept.lost, gone.lost, len(acks)) == (False, True, 1)
+    assert (kept.lost, gone.lost, acks.places(), len(acks)) == (False, True, [HERE], 2)
     assert await acks.admit(HERE, 5) is None, "Kafka repeats it, and it is under way already"
     gone.done()
     kept.done()
-    assert (acks.position(HERE), acks.position(other), len(acks)) == (6, None, 0)
+    assert (acks.position(HERE), acks.position(other), len(acks)) == (6, None, 1)
+    also_kept.done()
+    assert (acks.position(HERE), len(acks)) == (7, 0)
     assert await acks.admit(other, 5) is None, "not ours"
     assert await admit(acks, 5, other), "a partition that comes back starts afresh"
 
