@@ -1,13 +1,12 @@
 """The only composition root: wires connectors, streams, agents and tables into a worker, and runs it until it is told to stop.
 
-Reading order is data flow: connector -> plan -> download -> tally -> callback, snapshot, watch.
+What roles share is opened in `streams/parts.py`. Reading order is data flow: connector -> plan -> download -> tally -> callback, snapshot, watch.
 """
 
 import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
@@ -25,17 +24,8 @@ from agents.report import Reporter
 from agents.snapshot import snapshot
 from agents.tally import tally
 from agents.watch import Watch
-from connectors.aws import Clients
-from connectors.destinations import StoreDestinations
-from connectors.dynamodb import DynamoTable
-from connectors.http_files import HttpFiles, open_http
 from connectors.intake import Intake
 from connectors.lanes import QuickLane
-from connectors.memory import SystemClock
-from connectors.s3_files import S3Files
-from connectors.sources import LocalFiles, Sources
-from connectors.sqs import open_queue
-from connectors.step_functions import StepFunctionsCallback
 from export_service.backoff import until_available
 from export_service.failures import ExportError, SettingsError, Unavailable
 from export_service.metrics import Metrics, serve
@@ -43,20 +33,18 @@ from export_service.requests import Policy
 from export_service.settings import ROLES, Settings
 from export_service.transfer import Limits, Transfers, TransferTasks
 from streams.app import REVOKE_SECONDS
-from streams.dead_letters import DeadLetters
 from streams.followers import Follower, cancellations, demands
 from streams.open_jobs import watch_open_jobs
+from streams.parts import Parts
 from streams.publisher import KafkaPublisher
 from streams.results_reader import read_results
 from streams.role import FaustRole, confirmed_table
 from streams.steps import end_with
 from streams.stuck_jobs import explain
-from streams.topics import Topics, ensure, topics
+from streams.topics import ensure, topics
 from tables.jobs import Jobs
 from tables.shards import Shards
 
-_WRITERS = 16
-"""Threads that write files: they wait for the file system, not for the processor."""
 _GIVE_BACK_SECONDS = 5
 """For the calls to SQS of a connector whose drain is over."""
 _LEAVE_SECONDS = 10.0
@@ -147,61 +135,6 @@ class Worker:
         else:
             self._log.error(text, exc_info=failure)
         return failure.exit_code if isinstance(failure, ExportError) else EXIT_FAILED
-
-
-class Parts:
-    """What the roles share."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        names: Topics,
-        publisher: KafkaPublisher,
-        metrics: Metrics,
-        table: DynamoTable,
-        step_functions: StepFunctionsCallback,
-        http: HttpFiles,
-        sources: Sources,
-        destinations: StoreDestinations,
-        queue: Any,
-        log: Any,
-    ) -> None:
-        self.settings, self.topics, self.publisher, self.table = settings, names, publisher, table
-        self.metrics = metrics
-        self.step_functions, self.http, self.sources = step_functions, http, sources
-        self.destinations, self.queue = destinations, queue
-        self.log, self.clock = log, SystemClock()
-        self.dead_letters = DeadLetters(publisher, names.dead_letters.name, self.clock)
-
-    @classmethod
-    async def open(
-        cls,
-        settings: Settings,
-        roles: Collection[str],
-        names: Topics,
-        publisher: KafkaPublisher,
-        metrics: Metrics,
-        stack: AsyncExitStack,
-        log: Any,
-    ) -> "Parts":
-        clients = Clients(settings.aws)
-        dynamodb = await stack.enter_async_context(clients.open("dynamodb"))
-        s3 = await stack.enter_async_context(clients.open("s3", connections=settings.download.concurrency + 16))
-        sfn = await stack.enter_async_context(clients.open("stepfunctions", connections=settings.callback.concurrency))
-        http = await stack.enter_async_context(open_http(settings.download))
-        queue = None
-        # Nobody else may read the queue, or should need the right to.
-        if "connector" in roles and settings.queue.url is not None:
-            sqs = await stack.enter_async_context(clients.open("sqs"))
-            own = settings.queue
-            queue = await stack.enter_async_context(open_queue(sqs, settings.queue.url, own.wait_seconds, own.max_receives, log))
-        s3_files = S3Files(s3)
-        sources = Sources({"http": http, "https": http, "s3": s3_files, "file": LocalFiles(settings.plan.file_root)})
-        table = DynamoTable(dynamodb, settings.table.name, timedelta(days=settings.table.ttl_days))
-        writers = stack.enter_context(ThreadPoolExecutor(_WRITERS, thread_name_prefix="write"))
-        destinations = StoreDestinations(s3, writers)
-        callbacks = StepFunctionsCallback(sfn)
-        return cls(settings, names, publisher, metrics, table, callbacks, http, sources, destinations, queue, log)
 
 
 Fatal = Callable[[BaseException], None]

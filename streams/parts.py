@@ -1,0 +1,80 @@
+"""What the roles of a worker share: connections, opened in one place and closed in the reverse order."""
+
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+from connectors.aws import Clients
+from connectors.destinations import StoreDestinations
+from connectors.dynamodb import DynamoTable
+from connectors.http_files import HttpFiles, open_http
+from connectors.memory import SystemClock
+from connectors.s3_files import S3Files
+from connectors.sources import LocalFiles, Sources
+from connectors.sqs import open_queue
+from connectors.step_functions import StepFunctionsCallback
+from export_service.metrics import Metrics
+from export_service.settings import Settings
+from streams.dead_letters import DeadLetters
+from streams.publisher import KafkaPublisher
+from streams.topics import Topics
+
+_WRITERS = 16
+"""Threads that write files: they wait for the file system, not for the processor."""
+
+
+class Parts:
+    """What the roles share."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        names: Topics,
+        publisher: KafkaPublisher,
+        metrics: Metrics,
+        table: DynamoTable,
+        step_functions: StepFunctionsCallback,
+        http: HttpFiles,
+        sources: Sources,
+        destinations: StoreDestinations,
+        queue: Any,
+        log: Any,
+    ) -> None:
+        self.settings, self.topics, self.publisher, self.table = settings, names, publisher, table
+        self.metrics = metrics
+        self.step_functions, self.http, self.sources = step_functions, http, sources
+        self.destinations, self.queue = destinations, queue
+        self.log, self.clock = log, SystemClock()
+        self.dead_letters = DeadLetters(publisher, names.dead_letters.name, self.clock)
+
+    @classmethod
+    async def open(
+        cls,
+        settings: Settings,
+        roles: Collection[str],
+        names: Topics,
+        publisher: KafkaPublisher,
+        metrics: Metrics,
+        stack: AsyncExitStack,
+        log: Any,
+    ) -> "Parts":
+        clients = Clients(settings.aws)
+        dynamodb = await stack.enter_async_context(clients.open("dynamodb"))
+        s3 = await stack.enter_async_context(clients.open("s3", connections=settings.download.concurrency + 16))
+        sfn = await stack.enter_async_context(clients.open("stepfunctions", connections=settings.callback.concurrency))
+        http = await stack.enter_async_context(open_http(settings.download))
+        queue = None
+        # Nobody else may read the queue, or should need the right to.
+        if "connector" in roles and settings.queue.url is not None:
+            sqs = await stack.enter_async_context(clients.open("sqs"))
+            own = settings.queue
+            queue = await stack.enter_async_context(open_queue(sqs, settings.queue.url, own.wait_seconds, own.max_receives, log))
+        s3_files = S3Files(s3)
+        sources = Sources({"http": http, "https": http, "s3": s3_files, "file": LocalFiles(settings.plan.file_root)})
+        table = DynamoTable(dynamodb, settings.table.name, timedelta(days=settings.table.ttl_days))
+        writers = stack.enter_context(ThreadPoolExecutor(_WRITERS, thread_name_prefix="write"))
+        destinations = StoreDestinations(s3, writers)
+        callbacks = StepFunctionsCallback(sfn)
+        return cls(settings, names, publisher, metrics, table, callbacks, http, sources, destinations, queue, log)
