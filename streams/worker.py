@@ -1,6 +1,7 @@
 """The only composition root: wires connectors, streams, agents and tables into a worker, and runs it until it is told to stop.
 
-What roles share is opened in `streams/parts.py`. Reading order is data flow: connector -> plan -> download -> tally -> callback, snapshot, watch.
+What roles share is opened in `streams/parts.py`.
+Reading order is data flow: connector -> plan -> download -> tally -> callback, snapshot, watch.
 """
 
 import asyncio

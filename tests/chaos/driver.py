@@ -2,7 +2,6 @@
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -111,7 +110,7 @@ class Driver:
     def send(self, export_id: str, **fields: Any) -> str:
         """A job without a token; its id."""
         job = str(uuid.uuid4())
-        self.world.send({"jobId": job, "exportId": export_id, "userId": "user-1", **fields})
+        self.world.send({"jobId": job, "exportId": export_id, "userId": "user-1"} | fields)
         self.quiet.append(job)
         return job
 
@@ -124,14 +123,24 @@ class Driver:
             self.world.catalog(export_id, [*some, "missing/1", "missing/2"] if number % 3 == 2 else some)
             (self.send if number % 2 else self.execute)(export_id)
 
+    @property
+    def known(self) -> set[str]:
+        return {job for _, job, _ in self.executions} | set(self.quiet)
+
     def ended(self, arn: str) -> bool:
         return bool(self.world.machine.describe_execution(executionArn=arn)["status"] != "RUNNING")
 
     def all_ended(self) -> bool:
-        jobs = {job for _, job, _ in self.executions} | set(self.quiet)
-        return all("completedAt" in self.world.snapshot(job) for job in jobs) and all(
+        return all("completedAt" in self.world.snapshot(job) for job in self.known) and all(
             self.ended(arn) for _, _, arn in self.executions
         )
+
+    def completed(self, job: str) -> int:
+        return int(self.world.snapshot(job).get("completedTasks", 0))
+
+    def moves(self, job: str, tasks: int) -> None:
+        before = self.completed(job)
+        self.until(lambda: self.completed(job) >= before + tasks, f"{job} moves", 120)
 
     # Faults
 
@@ -176,10 +185,10 @@ class Driver:
             self.noted("job again")
             self.execute(*self.random.choice(over))
 
-    def cancel(self) -> None:
-        """By the command line, as an operator does; a job that nobody knows yet, or that has ended, stays as it is."""
+    def cancel(self, job: str | None = None) -> None:
+        """One, or any. By the command line, as an operator does; a job that nobody knows yet, or that has ended, stays as it is."""
         self.noted("cancel")
-        job = self.random.choice([*(job for _, job, _ in self.executions), *self.quiet])
+        job = job or self.random.choice([*(job for _, job, _ in self.executions), *self.quiet])
         command = [sys.executable, "-m", "export_service", "cancel", job]
         subprocess.run(command, env=os.environ | self.world.env, capture_output=True, check=False, timeout=60)
 
@@ -209,8 +218,3 @@ class Driver:
             self.until(self.world.queue_is_empty, "the queue is empty", 90)
         except AssertionError as error:
             raise AssertionError("\n".join([*self.story, str(error)])) from None
-
-    def forget_state(self) -> None:
-        """Of all workers that do not run: their folders are gone."""
-        for folder in self.world.folder.glob("state-*"):
-            shutil.rmtree(folder)

@@ -57,7 +57,7 @@ def test_nothing_is_lost_or_counted_twice(
         verdicts = _run(driver, plan)
     finally:
         driver.heal()
-        jobs = {job for _, job, _ in driver.executions} | set(driver.quiet)
+        jobs = driver.known
         tasks = sum(int(world.snapshot(job).get("totalTasks", 0)) for job in jobs)
         run = Run(scenario, plan.faults, seed, dict(driver.done), len(jobs), tasks, verdicts, round(time.monotonic() - began, 1))
         runs.append(run)
@@ -76,13 +76,12 @@ def _run(driver: Driver, plan: Scenario) -> dict[str, str]:
     driver.heal()
     driver.jobs([5])
     driver.settle()
-    jobs = [*{job for _, job, _ in driver.executions}, *driver.quiet]
     executions = [arn for _, _, arn in driver.executions]
     try:
         return judge(
             driver.world,
             NAMES,
-            jobs,
+            [*driver.known],
             executions,
             messages=driver.refused,
             samples=driver.samples,

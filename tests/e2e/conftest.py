@@ -133,7 +133,10 @@ class World:
 
     def catalog(self, export_id: str, names: list[str]) -> None:
         lines = [json.dumps({"url": f"{self.files.base}/{name}", "name": name}) for name in names]
-        self.aws.client("s3").put_object(Bucket="exports", Key=f"{self._prefix}/{export_id}.jsonl", Body="\n".join(lines).encode())
+        self.put_catalog(export_id, "\n".join(lines))
+
+    def put_catalog(self, export_id: str, lines: str) -> None:
+        self.aws.client("s3").put_object(Bucket="exports", Key=f"{self._prefix}/{export_id}.jsonl", Body=lines.encode())
 
     def execute(self, export_id: str, job_id: str | None = None, machine: str | None = None) -> tuple[str, str]:
         """(execution ARN, job id)."""
