@@ -175,7 +175,7 @@ def beside_a_million(driver: Driver) -> None:
     lines = (json.dumps({"url": f"{driver.world.files.base}/{NAMES[n % len(NAMES)]}", "name": f"{n}"}) for n in range(1_000_000))
     driver.world.put_catalog("million", "\n".join(lines))
     big = driver.send("million", userId="user-big")
-    driver.until(lambda: driver.world.snapshot(big).get("totalTasks") == "1000000", "the large job is planned", 180)
+    driver.until(lambda: driver.world.snapshot(big).get("totalTasks") == "1000000", "the large job is planned", 420)
     for kill in (False, True, False):
         if kill:
             driver.kill()

@@ -17,7 +17,7 @@ from tests.chaos.scenarios import SCENARIOS, Scenario
 from tests.chaos.table import Run
 from tests.e2e.conftest import World
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
