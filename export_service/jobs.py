@@ -317,8 +317,6 @@ def _fill(state: JobState, run: int, shards: Shards, offset: int, shard: ReadSha
     filled = dict(shards)
     for number in _all_numbers(state):
         before = shards.get((run, number)) or _visible(state, run, number, shard)
-        if before.offset > offset:
-            continue
         every = (1 << min(SHARD_TASKS, (state.total or 0) - number * SHARD_TASKS)) - 1
         if (after := before.join(0, 0, every)) != before:
             filled[run, number] = replace(after, offset=offset)
@@ -330,13 +328,13 @@ def _stop(
 ) -> Step:
     """End the job before its tasks have."""
     shards = _fill(state, state.run, shards, offset, shard)
-    tallies = list(state.tallies)
-    for number in _all_numbers(state):
-        known = shards.get((state.run, number)) or _visible(state, state.run, number, shard)
-        tallies[number : number + 1] = [known.tally()]
-    ended = _end(
-        state.model_copy(update={"tallies": tuple(tallies), "error": error, "cause": cause}), status, offset, at, stopped=True
+    known = (
+        shards.get((state.run, number)) or _visible(state, state.run, number, shard)
+        for number in range(max(len(state.tallies), len(_all_numbers(state))))
     )
+    tallies = tuple(each.tally() for each in known)
+    stopped = state.model_copy(update={"tallies": tallies, "error": error, "cause": cause})
+    ended = _end(stopped, status, offset, at, stopped=True)
     return Step(ended, shards, changed=True, completes=True, cancels=True)
 
 

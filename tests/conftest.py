@@ -23,7 +23,7 @@ hypothesis.settings.register_profile("patient", patient)
 # --hypothesis-profile=search looks for rare histories, for an hour; mutation is quick and always the same.
 hypothesis.settings.register_profile("search", patient, max_examples=5000)
 phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
-hypothesis.settings.register_profile("mutation", patient, max_examples=30, derandomize=True, phases=phases)
+hypothesis.settings.register_profile("mutation", patient, max_examples=15, derandomize=True, phases=phases)
 hypothesis.settings.load_profile("patient")
 
 

@@ -1,7 +1,9 @@
 """The fold gives the same job whatever order, repeats and crashes its events went through."""
 
+from copy import copy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from unittest.mock import patch
 
 import pytest
@@ -39,6 +41,7 @@ class Tables:
         self.state: JobState | None = None
         self.shards: dict[tuple[int, int], Shard] = {}
         self.completions: list[int] = []
+        self.cancels: list[int] = []
         self.reruns: list[int] = []
 
     def apply(self, event: JobEvent, offset: int) -> Step:
@@ -47,11 +50,10 @@ class Tables:
         if step.changed:
             # Through bytes and back, as in the changelog.
             self.state = JobState.model_validate_json(step.state.to_bytes())
-        self.shards |= {key: Shard.from_bytes(shard.to_bytes()) for key, shard in step.shards.items()}
-        if step.completes:
-            self.completions.append(offset)
-        if step.reruns:
-            self.reruns.append(offset)
+        self.shards = self.shards | {key: Shard.from_bytes(shard.to_bytes()) for key, shard in step.shards.items()}
+        self.completions = [*self.completions, *([offset] if step.completes else [])]
+        self.cancels = [*self.cancels, *([offset] if step.cancels else [])]
+        self.reruns = [*self.reruns, *([offset] if step.reruns else [])]
         return step
 
     def summary(self) -> tuple[object, ...]:
@@ -178,6 +180,26 @@ def test_a_crash_that_keeps_the_shards_of_a_job_that_stopped_counts_the_failures
         kept.apply(event, offset)
     assert kept.state == expected.state
     assert kept.completions == [2]
+
+
+def test_a_crash_that_loses_what_the_last_event_cancelled_is_healed_by_that_event_alone() -> None:
+    events: Events = [JobPlanned(job=JOB, total_tasks=2), JobCancelled(job_id="j", cause="by hand")]
+    expected, kept = run(events), Tables()
+    kept.state = expected.state
+    kept.apply(events[1], 1)
+    assert kept.summary() == expected.summary()
+
+
+def test_a_crash_does_not_bring_back_what_an_older_list_had() -> None:
+    """In a run that was planned anew a task is another file."""
+    again = JobPlanned(job=JOB.model_copy(update={"attempt": 2}), total_tasks=1)
+    failed = results(2, {0: Outcome.FAILED})
+    events: Events = [results(1, {0: Outcome.SUCCEEDED}), PlanFailed(job=JOB, cause="c"), opened(2), again, failed]
+    expected, kept = run(events), Tables()
+    kept.state, kept.shards = expected.state, run(events[:1]).shards
+    for offset, event in enumerate(events):
+        kept.apply(event, offset)
+    assert kept.summary() == expected.summary()
 
 
 @given(st.data())
@@ -319,43 +341,50 @@ def test_a_crash_that_keeps_one_table_and_loses_the_other_is_healed_by_the_repla
     job: tuple[Events, list[Outcome]], data: st.DataObject
 ) -> None:
     events, _ = job
-    check_crash(events, data)
+    check_any_crash(events, data)
 
 
 @given(st.data())
 @settings(max_examples=5 * EXAMPLES)
 def test_so_is_one_between_the_attempts_of_a_job(data: st.DataObject) -> None:
-    check_crash(data.draw(histories()), data)
+    check_any_crash(data.draw(histories()), data)
 
 
 @given(st.data())
 @settings(max_examples=3 * EXAMPLES)
 def test_so_is_one_of_a_job_with_several_shards(data: st.DataObject) -> None:
     with patch("export_service.jobs.SHARD_TASKS", 2):
-        check_crash(data.draw(histories()), data)
+        check_any_crash(data.draw(histories()), data)
 
 
-def check_crash(events: Events, data: st.DataObject) -> None:
-    expected = run(events)
-    before = Tables()
-    crash = data.draw(st.integers(0, len(events)))
-    replay_from = data.draw(st.integers(0, crash))
-    # Writes of one changelog are kept in order: each table comes back as it was after some event that was not acked yet.
-    state_at, shards_at = data.draw(st.integers(replay_from, crash)), data.draw(st.integers(replay_from, crash))
-    tables = Tables()
-    for offset in range(crash + 1):
-        if offset == state_at:
-            tables.state = before.state
-        if offset == shards_at:
-            tables.shards = dict(before.shards)
-        if offset < crash:
-            before.apply(events[offset], offset)
+def check_any_crash(events: Events, data: st.DataObject) -> None:
+    state_at, shards_at = data.draw(st.integers(0, len(events))), data.draw(st.integers(0, len(events)))
+    check_crash(events, stages(events), state_at, shards_at, data.draw(st.integers(0, min(state_at, shards_at))))
+
+
+def stages(events: Events) -> list[Tables]:
+    """The tables after none, one, … and all of the events."""
+    tables, found = Tables(), [Tables()]
+    for offset, event in enumerate(events):
+        tables.apply(event, offset)
+        found.append(copy(tables))
+    return found
+
+
+def check_crash(events: Events, whole: list[Tables], state_at: int, shards_at: int, replay_from: int) -> None:
+    """Writes of one changelog are kept in order: each table comes back as it was after some event that was not acked yet."""
+    expected, tables = whole[-1], Tables()
+    tables.state, tables.shards = whole[state_at].state, whole[shards_at].shards
     for offset in range(replay_from, len(events)):
         tables.apply(events[offset], offset)
     assert tables.summary() == expected.summary()
     assert tables.state == expected.state, "its offsets and times too"
     # What an attempt before the newest one was told may be lost with it: nobody waits for that any more.
-    for sent, wanted in ((tables.completions, expected.completions), (tables.reruns, expected.reruns)):
+    for sent, wanted in (
+        (tables.completions, expected.completions),
+        (tables.cancels, expected.cancels),
+        (tables.reruns, expected.reruns),
+    ):
         again = [offset for offset in wanted if offset >= replay_from]
         assert set(sent) <= set(again)
         assert len(sent) == len(set(sent))
@@ -364,6 +393,66 @@ def check_crash(events: Events, data: st.DataObject) -> None:
         assert last in tables.completions
     elif expected.reruns and last is None and expected.reruns[-1] >= replay_from:
         assert expected.reruns[-1] in tables.reruns
+    newest = expected.state.runs[-1]
+    if newest.stopped and newest.ended is not None and newest.ended >= replay_from:
+        assert newest.ended in tables.cancels
+
+
+def planned(attempt: int, total: int, tolerated: int = 0) -> JobPlanned:
+    return JobPlanned(job=JOB.model_copy(update={"attempt": attempt, "tolerated_failures": tolerated}), total_tasks=total)
+
+
+S, F, C = Outcome.SUCCEEDED, Outcome.FAILED, Outcome.CANCELLED
+HISTORIES: dict[str, Events] = {
+    "ends with failures, then well, then is asked for again": [
+        *(JobAccepted(job=JOB), results(1, {0: F}), planned(1, 5, 1), results(1, {1: S, 4: F}), results(1, {0: S, 2: F, 3: S})),
+        *(opened(2), results(2, {2: S}), results(1, {4: F}), results(2, {4: F}), opened(3), results(3, {4: S})),
+    ],
+    "stops, stops again, is cancelled, and is asked for once more": [
+        *(planned(1, 6, 1), results(1, {0: S, 5: S}), results(1, {1: F, 4: F}), opened(2), results(2, {2: F}), results(1, {1: S})),
+        *(results(2, {4: F}), opened(3), results(3, {3: S}), JobCancelled(job_id="j", cause="c"), opened(4), results(4, {2: S})),
+    ],
+    "stops when its plan comes, and ends by its deadline": [
+        *(
+            results(1, {0: F, 3: F}),
+            results(1, {1: C}),
+            planned(1, 4, 1),
+            opened(2),
+            opened(3),
+            results(3, {0: S}),
+            results(2, {1: F}),
+        ),
+        JobCancelled(job_id="j", error="ExportDeadlineExceeded", cause="c"),
+    ],
+    "is planned anew, by another list": [
+        *(
+            results(1, {0: S, 3: S}),
+            PlanFailed(job=JOB, cause="c"),
+            opened(2),
+            planned(2, 4),
+            results(1, {1: S}),
+            results(2, {0: F}),
+        ),
+        *(results(2, {1: F, 2: S, 3: S}), opened(3), results(2, {0: S}), results(3, {0: F, 1: S}), opened(4)),
+    ],
+    "goes on after a failure was made good": [
+        results(1, {0: F}),
+        results(1, {1: F}),
+        results(1, {0: S}),
+        planned(1, 3, 1),
+        results(1, {2: C}),
+    ],
+}
+
+
+@pytest.mark.parametrize("shard_tasks", [2, SHARD_TASKS])
+@pytest.mark.parametrize("events", HISTORIES.values(), ids=HISTORIES)
+def test_every_crash_of_a_job_that(events: Events, shard_tasks: int) -> None:
+    with patch("export_service.jobs.SHARD_TASKS", shard_tasks):
+        whole = stages(events)
+        for state_at, shards_at in product(range(len(events) + 1), repeat=2):
+            for replay_from in range(min(state_at, shards_at) + 1):
+                check_crash(events, whole, state_at, shards_at, replay_from)
 
 
 @given(jobs(), st.data())

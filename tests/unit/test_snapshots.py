@@ -14,7 +14,7 @@ JOB = JobInfo(
     export_id="e",
     user_id="u",
     requested_at=ASKED,
-    destination="s3://bucket/out/",
+    destination="s3://bucket/BOX/",
     report_format="csv",
     has_task_token=True,
     heartbeat_seconds=60,
@@ -52,8 +52,8 @@ def test_of_a_job_that_has_ended_everything_is_shown() -> None:
         updated_at=ENDED,
         completed_at=ENDED,
         duration_ms=90_125,
-        destination="s3://bucket/out/",
-        report_uri="s3://bucket/out/_report.csv",
+        destination="s3://bucket/BOX/",
+        report_uri="s3://bucket/BOX/_report.csv",
         error="E",
         cause="c",
         has_task_token=True,
@@ -84,7 +84,7 @@ def test_of_a_job_whose_request_is_not_known_yet_nothing_is_made_up() -> None:
 def test_there_is_a_report_only_of_a_job_that_has_ended_and_had_a_list() -> None:
     assert snapshots.of("j", STATE.model_copy(update={"completed_at": None})).report_uri is None
     assert snapshots.of("j", STATE.model_copy(update={"total": None})).report_uri is None
-    assert snapshots.of("j", STATE.model_copy(update={"total": 0})).report_uri == "s3://bucket/out/_report.csv"
+    assert snapshots.of("j", STATE.model_copy(update={"total": 0})).report_uri == "s3://bucket/BOX/_report.csv"
 
 
 def test_a_job_without_a_deadline_has_none_and_clocks_that_differ_make_no_negative_duration() -> None:
