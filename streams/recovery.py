@@ -85,7 +85,7 @@ class RecoveryWatch:
             await asyncio.Event().wait()
 
     def ended(self) -> None:
-        """Records flow, or another rebalance began."""
+        """Records flow."""
         if self._began is not None:
             seconds, self._began = time.monotonic() - self._began, None
             self._metrics.recovery_seconds.labels(self._role).set(seconds)
@@ -95,6 +95,7 @@ class RecoveryWatch:
                 structlog.get_logger().info("Tables recovered", role=self._role, records=self._records, seconds=round(seconds, 3))
 
     def interrupted(self) -> None:
+        """Another rebalance began."""
         self._began = None
 
     async def watch(self, app: Any) -> None:

@@ -57,6 +57,21 @@ def test_sasl_without_credentials_says_what_to_set(monkeypatch: pytest.MonkeyPat
         load()
 
 
+def test_standby_tables_need_a_disk_and_names_of_workers_are_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPORT_TALLY_STANDBY_REPLICAS", "1")
+    with pytest.raises(SettingsError, match="TALLY_STANDBY_REPLICAS needs TALLY_STORE=rocksdb://"):
+        load()
+    monkeypatch.setenv("EXPORT_TALLY_STORE", "rocksdb://")
+    assert load().tally.standby_replicas == 1
+    monkeypatch.setenv("EXPORT_TALLY_STORE", "aerospike://")
+    monkeypatch.setenv("EXPORT_KAFKA_GROUP_INSTANCE_ID", "worker 0")
+    with pytest.raises(SettingsError) as caught:
+        load()
+    instance, store = str(caught.value).splitlines()
+    assert instance.startswith("EXPORT_KAFKA_GROUP_INSTANCE_ID='worker 0'")
+    assert store.startswith("EXPORT_TALLY_STORE='aerospike://'")
+
+
 def test_where_files_may_come_from_is_checked_at_start_and_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXPORT_DOWNLOAD_ALLOWED_NETWORKS", "127.0.0.0/8,::1/128")
     monkeypatch.setenv("EXPORT_DOWNLOAD_ALLOWED_URLS", "https://files.example.com/,s3://bucket")
