@@ -47,6 +47,7 @@ class Tables:
     def apply(self, event: JobEvent, offset: int) -> Step:
         at = START + timedelta(seconds=offset + 1)
         step = fold(self.state, event, offset, at, lambda *key: self.shards.get(key, Shard()))
+        assert all(shard.offset > self.shards.get(key, Shard()).offset for key, shard in step.shards.items()), "what is ahead stays"
         if step.changed:
             # Through bytes and back, as in the changelog.
             self.state = JobState.model_validate_json(step.state.to_bytes())

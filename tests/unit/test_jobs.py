@@ -56,7 +56,7 @@ def test_results_are_counted_by_shard_with_their_bytes() -> None:
 
 
 def test_repeats_and_what_is_beyond_the_list_change_nothing() -> None:
-    before = [planned(1, SHARD_TASKS), results(1, {0: S, 1: F})]
+    before: list[JobEvent] = [planned(1, SHARD_TASKS), results(1, {0: S, 1: F})]
     for nothing in (results(1, {}), results(1, {0: S}), results(1, {0: F, 1: C}), results(1, {SHARD_TASKS: S})):
         tables = run([*before])
         step = tables.apply(nothing, 2)
@@ -189,7 +189,7 @@ def test_a_new_attempt_takes_over_the_answer_of_a_job_under_way() -> None:
 
 
 def test_an_attempt_that_is_not_newer_or_that_nobody_waits_for_changes_nothing() -> None:
-    before = [planned(1, 3), opened(3)]
+    before: list[JobEvent] = [planned(1, 3), opened(3)]
     for nothing in (opened(3), opened(2), opened(4, token=False)):
         tables = run([*before])
         step = tables.apply(nothing, 2)
@@ -248,14 +248,20 @@ def test_a_new_attempt_of_a_job_without_a_list_is_planned_anew(end: JobEvent) ->
 def test_a_list_that_was_refused_is_not_kept() -> None:
     """The later run's plan found that the list had changed."""
     changed = PlanFailed(job=JOB.model_copy(update={"attempt": 2}), cause="the list has changed")
-    events = [planned(1, 2).model_copy(update={"plan_digest": "d"}), results(1, {0: S, 1: F}), opened(2), changed, opened(3)]
+    events: list[JobEvent] = [
+        planned(1, 2).model_copy(update={"plan_digest": "d"}),
+        results(1, {0: S, 1: F}),
+        opened(2),
+        changed,
+        opened(3),
+    ]
     ended = state(*events)
     assert (ended.plan, ended.run, ended.total, ended.plan_digest, ended.tallies) == (3, 3, None, None, ())
     assert ended.status is JobStatus.PENDING
 
 
 def test_a_plan_of_an_earlier_attempt_says_nothing_about_a_later_run() -> None:
-    again = [NO_LIST, opened(2)]
+    again: list[JobEvent] = [NO_LIST, opened(2)]
     for nothing in (NO_LIST, planned(1, 3)):
         tables = run([*again])
         step = tables.apply(nothing, 2)
