@@ -97,7 +97,7 @@ class ConfirmedTable(faust.Table):  # type: ignore[type-arg]
             await self._forget_what_the_changelog_has_not([tp for tp in newly_assigned if tp.topic in self.changelog_topic.topics])
 
     async def _forget_what_the_changelog_has_not(self, places: list[TP]) -> None:
-        """A store that is further than its changelog belongs to a topic that was deleted and made again. Faust would refuse to start."""
+        """A store that is further than its changelog belongs to a topic that was deleted and made again. Faust would go on with it."""
         ends = await self.app.consumer.highwaters(*places) if places else {}
         for tp, end in ends.items():
             stored = self.data.persisted_offset(tp)

@@ -97,7 +97,7 @@ async def test_a_state_folder_in_any_shape_recovers(
 
 
 async def test_a_store_that_is_newer_than_its_changelog_is_dropped(on_disk: Settings) -> None:
-    """The topics were deleted and made again. Faust refuses to start on such a folder, for ever."""
+    """The topics were deleted and made again. Faust goes on with what it has, and the changelog never gets it."""
     async with running_tally(on_disk) as first:
         await first.publish(results(0, 1))
         await first.publish(results(2))
