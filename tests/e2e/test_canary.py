@@ -31,6 +31,7 @@ class Sender:
     def __init__(self, world: World, canaries: Canaries) -> None:
         self.world, self.canaries = world, canaries
         self.jobs: dict[str, str] = {}
+        self.folder = f"out-{uuid.uuid4().hex[:8]}/"
 
     def query(self, name: str) -> str:
         signature, credential = (self.canaries.new(f"{which} of {name}") for which in ("signature", "sig"))
@@ -67,7 +68,7 @@ def send_good_and_failing_jobs(send: Sender) -> None:
     urls += [f"{files.base.replace('http:', 'https:')}/tls?{send.query('tls')}", f"s3://exports/no-such-key?{send.query('s3')}"]
     named = [{"url": url, "name": f"f{number}"} for number, url in enumerate(urls)]
     send.job("files", files=named, heartbeatSeconds=1)
-    send.job("to S3", files=named[:2], destination=f"s3://exports/out-{uuid.uuid4().hex[:8]}/")
+    send.job("to S3", files=named[:2], destination=f"s3://exports/{send.folder}")
     send.job("prefix", prefix="s3://no-such-bucket/p/")
     send.job("late", files=[{"url": send.url("silent")}], deadlineSeconds=2)
     manifests = {
@@ -193,7 +194,11 @@ def test_no_secret_is_anywhere_after_every_path(world: World) -> None:
         said = cli(world, *arguments, **credentials)
         (world.folder / f"cli-{number}.txt").write_text(said.stdout + said.stderr)
     command = Path(f"/proc/{worker.pid}/cmdline").read_bytes()
-    places = [("the metrics", page), ("the command line", command)]
+    s3 = world.aws.client("s3")
+    objects = [each["Key"] for each in s3.list_objects_v2(Bucket="exports", Prefix=send.folder)["Contents"]]
+    assert send.folder + "_report.jsonl" in objects
+    bodies = [(f"the object {key}", key.encode() + s3.get_object(Bucket="exports", Key=key)["Body"].read()) for key in objects]
+    places = [("the metrics", page), ("the command line", command), *bodies]
     assert page.count(b"export_callbacks_total{") == 3
     assert sorted(canaries.found([*everywhere(world, planted), *places])) == []
 
