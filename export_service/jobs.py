@@ -206,11 +206,9 @@ def _opened(state: JobState, event: AttemptOpened, offset: int, at: datetime, sh
         anew = {"status": JobStatus.PENDING, "plan": job.attempt, "plan_digest": None, "total": None, "tallies": ()}
         return Step(moved.model_copy(update=anew | {"first_offset": offset}), changed=True, reruns=True)
     # The shards that this run will have; where a crash kept later ones of it, the replay counts those when it gets there.
-    kept = {number: _visible(state, state.run, number, shard).kept() for number in range(len(state.tallies))}
-    tallies = tuple(part.tally() for part in kept.values())
+    tallies = tuple(_visible(state, state.run, number, shard).kept().tally() for number in range(len(state.tallies)))
     moved = moved.model_copy(update={"status": JobStatus.RUNNING, "tallies": tallies})
-    step = _advance(moved, _kept(state, state.run, job.attempt, offset, shard), offset, at, shard)
-    return replace(step, reruns=not step.completes)
+    return Step(moved, _kept(state, state.run, job.attempt, offset, shard), changed=True, reruns=True)
 
 
 def _kept(state: JobState, before: int, run: int, offset: int, shard: ReadShard) -> Shards:

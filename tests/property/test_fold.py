@@ -48,6 +48,7 @@ class Tables:
         at = START + timedelta(seconds=offset + 1)
         step = fold(self.state, event, offset, at, lambda *key: self.shards.get(key, Shard()))
         assert all(shard.offset > self.shards.get(key, Shard()).offset for key, shard in step.shards.items()), "what is ahead stays"
+        assert step.changed or step.state == (self.state or step.state)
         if step.changed:
             # Through bytes and back, as in the changelog.
             self.state = JobState.model_validate_json(step.state.to_bytes())

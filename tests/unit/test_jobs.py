@@ -28,6 +28,8 @@ def state(*events: JobEvent) -> JobState:
 def test_an_accepted_job_is_known_and_the_first_request_stands() -> None:
     expected = JobState(job=JOB, first_offset=0, offset=0, updated_at=at(0))
     assert state(JobAccepted(job=JOB)) == expected
+    early = {"tallies": ((1, 0, 0, 1),), "offset": 1, "updated_at": at(1)}
+    assert state(results(1, {0: S}), JobAccepted(job=JOB)) == expected.model_copy(update=early)
     assert state(JobAccepted(job=JOB), JobAccepted(job=JOB.model_copy(update={"user_id": "other"}))) == expected
 
 
@@ -62,6 +64,12 @@ def test_repeats_and_what_is_beyond_the_list_change_nothing() -> None:
         step = tables.apply(nothing, 2)
         assert (step.changed, step.shards, step.completes) == (False, {}, False)
         assert tables.state == state(*before)
+
+
+def test_what_came_before_the_plan_and_is_beyond_it_is_never_counted() -> None:
+    early = results(1, {SHARD_TASKS: S, SHARD_TASKS + 3: F})
+    assert state(early, planned(1, SHARD_TASKS + 2)).tallies[1][:3] == (1, 0, 0)
+    assert state(early, planned(1, SHARD_TASKS + 2), results(1, {SHARD_TASKS + 1: F})).tallies[1][:3] == (1, 1, 0)
 
 
 ENDED = JobState(job=JOB, total=3, first_offset=0, offset=1, updated_at=at(1), completed_at=at(1), completed_offset=1)
@@ -125,9 +133,11 @@ def test_either_limit_tolerates(tolerance: dict[str, float], failed: int, status
 
 
 def test_a_percentage_stops_a_job_too() -> None:
-    plan = planned(1, 4).model_copy(update={"job": JOB.model_copy(update={"tolerated_failure_percentage": 25.0})})
-    assert run([plan, results(1, {0: F})]).completions == []
-    assert run([plan, results(1, {0: F, 1: F})]).cancels == [1]
+    def cancels(percentage: float, failed: int) -> list[int]:
+        job = JOB.model_copy(update={"tolerated_failure_percentage": percentage})
+        return run([planned(1, 4).model_copy(update={"job": job}), results(1, dict.fromkeys(range(failed), F))]).cancels
+
+    assert (cancels(25, 1), cancels(25, 2), cancels(0.5, 1)) == ([], [1], [1])
 
 
 def test_a_list_that_cannot_be_read_fails_the_job() -> None:
@@ -170,6 +180,7 @@ def test_a_cancelled_job_without_a_list_keeps_what_it_has() -> None:
     assert tables.state is not None
     assert tables.state.tallies == ((1, 0, 0, 1), (0, 1, 0, 0))
     assert tables.cancels == [1]
+    assert state(JobAccepted(job=JOB), CANCEL).tallies == ()
 
 
 def test_a_new_attempt_takes_over_the_answer_of_a_job_under_way() -> None:
