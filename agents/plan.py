@@ -57,7 +57,7 @@ class Planner:
         """Hand out all tasks and say how many there are. True: all of it is confirmed. False: the next owner goes on."""
         job = request.job
         planned = await until_available(lambda: self._ledger.planned(job.job_id, job.attempt), self._log)
-        if planned.ended:
+        if planned.ended or entry.lost:
             return True
         with Spool(self._folder) as spool:
             run = _Run(request, spool, planned, entry)
@@ -116,6 +116,8 @@ class Planner:
             run.failed = True
             outcome = PlanFailed(job=job, cause=str(error))
             self._log.warning("Cannot plan export job", jobId=job.job_id, cause=str(error))
+        if run.entry.lost:
+            return  # the next owner may have read it well
         said = await self._publisher.send(self._topics.results.name, job.job_id.encode(), outcome.to_bytes())
         run.read = True
         run.moved.set()
@@ -156,7 +158,9 @@ class Planner:
                     return
                 run.moved.clear()
                 await run.moved.wait()
-            elif batch.end > run.planned.through and not self._is_cancelled(run):
+            elif batch.end <= run.planned.through or self._is_cancelled(run):
+                await asyncio.sleep(0)  # thousands may be passed over
+            else:
                 try:
                     turn = await self._pacer.turn(job.job_id, batch.tasks)
                 except NoMoreTurns:

@@ -93,6 +93,10 @@ class AckWindow:
         """Records under way."""
         return self._under_way
 
+    @property
+    def full(self) -> bool:
+        return self._under_way >= self._limit
+
     def begin(self, place: Place, offset: int) -> None:
         """A partition came to us; `offset` is its first record that is not done yet."""
         self._partitions[place] = _Partition(offset - 1)
@@ -106,7 +110,7 @@ class AckWindow:
 
         Raises SkippedRecord if the offset is not the next one.
         """
-        while self._under_way >= self._limit:
+        while self.full:
             self._moved.clear()
             await self._moved.wait()
         partition = self._partitions.get(place)

@@ -25,6 +25,7 @@ from streams.ack_window import AckWindow, Place
 from streams.kafka_client import tls
 from streams.membership import be_static, instance_id, tell_errors
 from streams.recovery import ChangelogQueue, RecoveryWatch
+from tables.confirmed import ConfirmedTable
 
 REVOKE_SECONDS = 5.0
 """How long a rebalance waits for records under way in a role with tables: they need a broker round trip, not a download.
@@ -131,7 +132,13 @@ class ExportApp(faust.App):
         await consumer.commit()
         if self.revoke_seconds and not emptied:
             # The recovery that follows may put older values over writes that are not confirmed yet: their records come again.
-            self.window.keep_only([])
+            self.forget()
+
+    def forget(self) -> None:
+        """All that is under way: its records come again."""
+        self.window.keep_only([])
+        for table in self.tables.values():
+            cast(ConfirmedTable, table).carry()
 
     async def _on_partitions_revoked(self, revoked: set[TP]) -> None:
         self.recovery.interrupted()
@@ -164,7 +171,10 @@ class Generations:
         # A generation without us means that somebody else may have worked on our partitions: nothing of ours counts.
         missed = generation != self._last + 1
         self._last = generation
-        self._app.window.keep_only([] if missed else [Place(tp.topic, tp.partition) for tp in assigned])
+        if missed:
+            self._app.forget()
+        else:
+            self._app.window.keep_only([Place(tp.topic, tp.partition) for tp in assigned])
 
 
 def require_compiled_iterator() -> None:

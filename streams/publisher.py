@@ -5,6 +5,7 @@ Faust's own `topic.send()` returns before delivery, and a failed delivery is a l
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,9 @@ from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from export_service.settings import Settings
 from streams.kafka_client import MAX_RECORD_BYTES, connection, unreachable
+
+_STOP_SECONDS = 3.0
+"""To send what is queued, at the end."""
 
 
 class KafkaPublisher:
@@ -43,7 +47,10 @@ class KafkaPublisher:
 
     async def __aexit__(self, *_: object) -> None:
         if self._producer is not None:
-            await self._producer.stop()
+            # A broker that is away keeps what is queued for as long as a request may take. Nobody counts on it: it is not confirmed.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_STOP_SECONDS):
+                    await self._producer.stop()
 
     async def send(
         self,

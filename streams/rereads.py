@@ -28,10 +28,12 @@ class Rereads:
 
     Args:
         holes: the topic is compacted, so offsets may really be missing; accepted when they are missing three times in a row.
+        beside: records are handled beside each other, so what is under way, perhaps for hours, keeps none from coming.
     """
 
-    def __init__(self, app: Any, window: AckWindow, *, holes: bool) -> None:
+    def __init__(self, app: Any, window: AckWindow, *, holes: bool, beside: bool) -> None:
         self._app, self._window, self._holes = app, window, holes
+        self._beside = beside and not holes
         self._tries: dict[Place, tuple[int, int, int, float]] = {}
 
     async def begin(self, place: Place) -> None:
@@ -47,8 +49,8 @@ class Rereads:
     async def watch(self, topic: str) -> None:
         """Find skipped records that no later one gives away: the last ones of a partition. Runs until it is cancelled.
 
-        The consumer is behind nothing, the window has nothing under way, and still the consumer's position is past what the window
-        expects: twice in a row, these records are not on their way to us any more.
+        The consumer's position is past what the window expects twice in a row, and nothing keeps records from being admitted: then these
+        are not on their way to us any more. A record that comes twice is no harm.
         """
         before: dict[Place, tuple[int, int]] = {}
         while True:
@@ -58,7 +60,7 @@ class Rereads:
             except KafkaError:
                 now = {}  # no broker, or a rebalance just now
             for place, (expected, position) in now.items():
-                if before.get(place) == (expected, position) and not len(self._window):
+                if before.get(place) == (expected, position) and not self._held_up():
                     never = f"{place.topic}[{place.partition}]: {expected} to {position - 1} never came"
                     await self._go_back(place, expected, position, never)
             before = now
@@ -69,14 +71,18 @@ class Rereads:
         consumer = self._app.consumer
         for tp in [tp for tp in consumer.assignment() if tp.topic == topic]:
             place = Place(tp.topic, tp.partition)
-            if self._app.rebalancing or len(self._window):
+            if self._app.rebalancing or self._held_up():
                 return {}
             if not self._window.knows(place):
                 await self.begin(place)
-            expected, position = self._window.position(place), await consumer.position(tp)
-            if expected is not None and position is not None and position > expected:
+            expected, position = self._window.admitted(place), await consumer.position(tp)
+            if self._window.knows(place) and position is not None and position > expected:
                 found[place] = (expected, position)
         return found
+
+    def _held_up(self) -> bool:
+        """Whether records may wait for what is under way."""
+        return self._window.full if self._beside else bool(len(self._window))
 
     async def skipped(self, place: Place, offset: int, error: SkippedRecord) -> bool:
         """Send the consumer back. True if there is nothing to go back for, so that `offset` may be admitted.

@@ -50,7 +50,7 @@ class FaustRole:
         if concurrency > 1:
             handle = self._concurrent = Concurrent(self.window, handle, concurrency)
         agent: Callable[[Any], Any] = self.app.agent(raw_topic(self.app, topic.name), name=self.name, concurrency=1)
-        rereads = Rereads(self.app, self.window, holes=topic.compacted)
+        rereads = Rereads(self.app, self.window, holes=topic.compacted, beside=concurrency > 1)
         agent(step_agent(self.window, rereads, handle))
         self._watch = partial(rereads.watch, topic.name)
 

@@ -103,12 +103,16 @@ class Worker:
             try:
                 async with asyncio.timeout(seconds + _LEAVE_SECONDS):
                     # Side by side: one deadline for all. What a step hands on stays in its topic for the next worker.
-                    await asyncio.gather(*(stop() for stop in stops))
+                    for ended in await asyncio.gather(*(stop() for stop in stops), return_exceptions=True):
+                        if ended is not None:
+                            self._fatal(ended)
             except TimeoutError:
                 self._log.error(
                     "Worker could not leave its groups in time; what is not confirmed will be replayed", seconds=seconds
                 )
                 return EXIT_FAILED
+        if self._failure is not None:
+            return self._say_why(self._failure)
         self._log.info("Worker stopped")
         return 0
 

@@ -28,6 +28,7 @@ class ConfirmedTable(faust.Table):  # type: ignore[type-arg]
     publisher: Publisher
     rocksdb: SharedOptions | None = None
     """Set: the table is kept in RocksDB, else in memory."""
+    _carried: "frozenset[asyncio.Future[Any]]" = frozenset()
 
     def on_key_set(self, key: bytes, value: bytes) -> None:
         self.unsent.append((self._event_partition(key), key, value))
@@ -45,16 +46,28 @@ class ConfirmedTable(faust.Table):  # type: ignore[type-arg]
         assert partition is not None
         return int(partition)
 
+    @property
+    def _under_way(self) -> set["asyncio.Future[Any]"]:
+        futures: set[asyncio.Future[Any]] = self.__dict__.setdefault("_futures", set())
+        return futures
+
+    def carry(self) -> None:
+        """The records of what is under way come again. They find their writes made, so each later flush waits for these too."""
+        self._carried = frozenset(self._under_way)
+
     async def flush(self) -> list["asyncio.Future[Any]"]:
         """Send what was written since the last flush; the futures are done when the broker has it."""
         writes, self.unsent[:] = list(self.unsent), []
         topic = self.changelog_topic.get_topic_name()
-        futures = []
+        self._carried &= self._under_way
+        futures = list(self._carried)
         for write in writes:
             number, key, value = write
             future = await self.publisher.send(topic, key, value, partition=number)
             if self.rocksdb is not None:
-                future.add_done_callback(partial(self._keep, write))
+                future.add_done_callback(partial(self._keep, write, self.disk.opened(number)))
+            self._under_way.add(future)
+            future.add_done_callback(self._under_way.discard)
             futures.append(future)
         return futures
 
@@ -63,10 +76,16 @@ class ConfirmedTable(faust.Table):  # type: ignore[type-arg]
         assert isinstance(self.data, ConfirmedStore)
         return self.data
 
-    def _keep(self, write: Write, future: "asyncio.Future[Any]") -> None:
-        if not future.cancelled() and future.exception() is None:
-            sent = future.result()
-            self.disk.confirmed(TP(sent.topic, sent.partition), sent.offset, *write[1:])
+    def _keep(self, write: Write, opened: int, future: "asyncio.Future[Any]") -> None:
+        if future.cancelled() or future.exception() is not None:
+            return
+        sent = future.result()
+        try:
+            self.disk.confirmed(TP(sent.topic, sent.partition), sent.offset, *write[1:], opened)
+        except Exception as error:  # the disk is full or broken, in RocksDB's words
+            # A later write would carry a later offset, and this one would be missing for good.
+            self.disk.broken = True
+            cast(Any, self.app).on_failure(error)
 
     def _new_store_by_url(self, url: Any) -> Any:
         if self.rocksdb is None:

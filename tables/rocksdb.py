@@ -6,6 +6,7 @@ broker has confirmed it, and goes to disk together with its changelog offset. So
 """
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,16 +68,24 @@ class ConfirmedStore(Store):
         super().__init__(url, app, table, options={}, driver="rocksdict", **rest)
         self.rocksdb_options = options
         self._unconfirmed: dict[int, dict[bytes, _Unconfirmed]] = {}
+        self._closed: Counter[int] = Counter()
+        self.broken = False
+        """A write failed: nothing more is written."""
 
     @property
     def basename(self) -> Path:
         """With the changelog's name: offsets of another topic mean nothing here."""
         return Path(self.table.changelog_topic.get_topic_name())
 
-    def confirmed(self, tp: TP, offset: int, key: bytes, value: bytes | None) -> None:
+    def opened(self, partition: int) -> int:
+        """Which time this is that the partition is ours."""
+        return self._closed[partition]
+
+    def confirmed(self, tp: TP, offset: int, key: bytes, value: bytes | None, opened: int) -> None:
+        """`opened`: as it was when the write was sent."""
         db, waiting = self._dbs.get(tp.partition), self._unconfirmed.get(tp.partition)
-        if db is None or waiting is None or key not in waiting:
-            return  # the partition went to another worker meanwhile
+        if self.broken or db is None or waiting is None or key not in waiting or opened != self.opened(tp.partition):
+            return  # the partition went to another worker meanwhile, and may have come back
         # A recovery since then may have read further.
         if offset > int(db.get(self.offset_key) or -1):
             batch = WriteBatch(raw_mode=True)
@@ -134,6 +143,7 @@ class ConfirmedStore(Store):
     def _close(self, partition: int) -> None:
         """Faust leaves it to the garbage collector, and the next owner on this machine waits for the lock."""
         self._unconfirmed.pop(partition, None)
+        self._closed[partition] += 1
         self._key_index.clear()
         db = self._dbs.pop(partition, None)
         if db is not None:

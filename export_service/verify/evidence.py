@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 READERS = {"requests": "plan", "tasks": "download", "results": "tally", "completions": "callback", "snapshots": "snapshot"}
 """Topic -> the role that commits offsets of it."""
-TOPICS = (*READERS, "callbacks", "cancellations", "dead-letters", "jobs-changelog", "shards-changelog")
+TOPICS = (*READERS, "callbacks", "cancellations", "demand", "dead-letters", "jobs-changelog", "shards-changelog")
 COMPACTED = ("snapshots", "cancellations", "jobs-changelog", "shards-changelog")
 
 

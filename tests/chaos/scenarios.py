@@ -55,19 +55,17 @@ SCENARIOS = {
     "broker stopped for long": Scenario("F7", processes.broker_away),
     "three brokers, leaders lost": Scenario("F8", processes.lose_leaders, nodes=3),
     "three brokers, two lost": Scenario("F8", processes.lose_two, nodes=3),
-    "network to the broker": Scenario("F9", processes.partition, ci=True),
+    "network to the broker": Scenario("F9", processes.partition),
     "slow broker": Scenario("F10", processes.slow_broker),
     "lost produce replies": Scenario("F11", processes.lost_replies, ci=True),
-    "SQS redelivery": Scenario("F12", data.redelivery, before=data.short_visibility, ci=True),
+    "SQS redelivery": Scenario("F12", data.redelivery, before=data.short_visibility),
     "known job, other request": Scenario("F13", data.other_request),
     "poison records": Scenario("F14", data.pour_poison, ci=True),
     "failing sources": Scenario(
         "F15", lambda driver: driver.pause(), before=data.failing_sources, env={"EXPORT_DOWNLOAD_STALL_SECONDS": "1"}
     ),
     "failing S3 destination": Scenario("F18", data.bad_s3, before=data.to_s3),
-    "Step Functions away": Scenario(
-        "F19", data.outage("SendTaskSuccess SendTaskFailure SendTaskHeartbeat", "Step Functions"), ci=True
-    ),
+    "Step Functions away": Scenario("F19", data.outage("SendTaskSuccess SendTaskFailure SendTaskHeartbeat", "Step Functions")),
     "DynamoDB away": Scenario("F20", data.outage("GetItem PutItem UpdateItem Query", "DynamoDB"), ci=True),
     "a bad day of AWS": Scenario("F12 F18 F19 F20", data.bad_day),
     "no heartbeat": Scenario("F21", processes.heartbeat_gap),

@@ -81,7 +81,7 @@ async def _records(world: World, planted: set[bytes]) -> list[tuple[str, bytes]]
     try:
         mine = (world.env["EXPORT_TOPICS_PREFIX"], world.env["EXPORT_APP_ID"] + "-")
         topics = [topic for topic in await consumer.topics() if topic.startswith(mine)]
-        assert len(topics) == 10, topics
+        assert len(topics) == 11, topics
         found: list[tuple[str, bytes]] = []
         for topic in topics:
             places = [TopicPartition(topic, number) for number in range(2 if "cancellations" not in topic else 1)]

@@ -1,9 +1,11 @@
 """The RocksDB store on its own: what is on disk is the changelog up to the stored offset, with the same options on every open."""
 
+import asyncio
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from aiokafka.structs import RecordMetadata
 from faust.streams import _current_event
 from faust.types import TP
 
@@ -58,14 +60,14 @@ async def test_a_write_is_read_at_once_and_on_disk_when_it_is_confirmed(settings
     assert here[b"a"] == b"two"
     disk = here._db_for_partition(1)
     assert disk.get(b"a") is None
-    here.confirmed(TP(TOPIC, 1), 7, b"a", b"one")
+    here.confirmed(TP(TOPIC, 1), 7, b"a", b"one", 0)
     assert (disk.get(b"a"), here.persisted_offset(TP(TOPIC, 1))) == (b"one", 7)
     assert here[b"a"] == b"two"
-    here.confirmed(TP(TOPIC, 1), 8, b"a", b"two")
+    here.confirmed(TP(TOPIC, 1), 8, b"a", b"two", 0)
     assert (disk.get(b"a"), here.persisted_offset(TP(TOPIC, 1))) == (b"two", 8)
     del here[b"a"]
     assert b"a" not in here
-    here.confirmed(TP(TOPIC, 1), 9, b"a", None)
+    here.confirmed(TP(TOPIC, 1), 9, b"a", None, 0)
     assert disk.get(b"a") is None
     assert not here._unconfirmed[1]
 
@@ -75,7 +77,7 @@ async def test_what_was_not_confirmed_is_gone_after_a_crash_and_after_a_revoke(s
     iterating(0)
     first.disk._db_for_partition(0)
     first.disk[b"kept"] = b"1"
-    first.disk.confirmed(TP(TOPIC, 0), 0, b"kept", b"1")
+    first.disk.confirmed(TP(TOPIC, 0), 0, b"kept", b"1", 0)
     first.disk[b"lost"] = b"1"
     await first.disk.stop()  # nothing of what waits is written
     second = table(settings)
@@ -83,9 +85,71 @@ async def test_what_was_not_confirmed_is_gone_after_a_crash_and_after_a_revoke(s
     assert b"lost" not in second.disk
     second.disk[b"lost"] = b"1"
     second.disk.revoke_partitions(second, {TP(TOPIC, 0)})
-    second.disk.confirmed(TP(TOPIC, 0), 1, b"lost", b"1")
+    second.disk.confirmed(TP(TOPIC, 0), 1, b"lost", b"1", 0)
     assert not second.disk._dbs, "a late confirmation opens nothing of a partition that went away"
     assert b"lost" not in second.disk
+
+
+async def test_a_confirmation_from_before_a_revoke_says_nothing_of_what_was_written_since(settings: Settings) -> None:
+    here = table(settings)
+    iterating(0)
+    here.disk[b"a"] = b"one"
+    before = here.disk.opened(0)
+    here.disk.revoke_partitions(here, {TP(TOPIC, 0)})
+    here.disk[b"a"] = b"one"
+    here.disk[b"a"] = b"two"
+    here.disk._db_for_partition(0)
+    here.disk.confirmed(TP(TOPIC, 0), 7, b"a", b"one", before)
+    here.disk.confirmed(TP(TOPIC, 0), 8, b"a", b"one", here.disk.opened(0))
+    assert here.disk[b"a"] == b"two", "two is not confirmed yet"
+
+
+async def test_a_disk_that_fails_ends_the_worker_and_is_written_no_more(settings: Settings) -> None:
+    here = table(settings)
+    iterating(0)
+    here.disk._db_for_partition(0)
+    failures: list[BaseException] = []
+    here.app.on_failure = failures.append  # type: ignore[attr-defined]
+
+    class Full:
+        def get(self, _: bytes) -> None:
+            return None
+
+        def write(self, _: object) -> None:
+            raise OSError("IO error: No space left on device")
+
+        def close(self) -> None:
+            return
+
+    kept, here.disk._dbs[0] = here.disk._dbs[0], Full()
+    for number, key in enumerate((b"a", b"b")):
+        here.disk[key] = b"1"
+        sent: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        sent.set_result(RecordMetadata(TOPIC, 0, TP(TOPIC, 0), number, 0, 0, 0))
+        here._keep((0, key, b"1"), here.disk.opened(0), sent)
+        here.disk._dbs[0] = kept
+    assert [str(failure) for failure in failures] == ["IO error: No space left on device"]
+    assert here.disk.persisted_offset(TP(TOPIC, 0)) is None, "a later offset would hide the write that is missing"
+
+
+async def test_what_comes_again_waits_for_the_writes_of_its_first_time(settings: Settings) -> None:
+    here = table(settings)
+    sent: list[asyncio.Future[Any]] = []
+
+    class Publisher:
+        async def send(self, *_: object, **__: object) -> "asyncio.Future[Any]":
+            sent.append(asyncio.get_running_loop().create_future())
+            return sent[-1]
+
+    here.publisher, here.rocksdb = cast(Any, Publisher()), None
+    here.unsent.append((0, b"a", b"1"))
+    await here.flush()
+    assert await here.flush() == []
+    here.carry()
+    assert await here.flush() == sent
+    sent[0].set_result(None)
+    await asyncio.sleep(0)
+    assert await here.flush() == []
 
 
 async def test_an_older_confirmation_never_replaces_what_a_recovery_has_read(settings: Settings) -> None:
@@ -94,7 +158,7 @@ async def test_an_older_confirmation_never_replaces_what_a_recovery_has_read(set
     here._db_for_partition(0).put(b"a", b"newer")
     here.set_persisted_offset(TP(TOPIC, 0), 20)
     here[b"a"] = b"older"
-    here.confirmed(TP(TOPIC, 0), 10, b"a", b"older")
+    here.confirmed(TP(TOPIC, 0), 10, b"a", b"older", 0)
     assert (here[b"a"], here.persisted_offset(TP(TOPIC, 0))) == (b"newer", 20)
 
 
