@@ -1,5 +1,6 @@
 """A small job does not wait for a large one, and users share the slots: seen from the server that has the files."""
 
+import json
 import threading
 import uuid
 from collections import Counter
@@ -10,7 +11,7 @@ import pytest
 from tests.chaos.judging import judge
 from tests.e2e.conftest import World
 from tests.e2e.test_ending_early import cli
-from tests.e2e.test_executions import expect_files
+from tests.e2e.test_executions import expect_files, read_topic
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 MANY = 20_000
@@ -70,3 +71,25 @@ def test_a_small_job_passes_a_large_one_and_a_middling_one_gets_half_of_the_slot
     assert world.ended(ask(world, "small", "user-b"))["status"] == "COMPLETED"
     assert len(order.paths) < MANY / 4
     judge(world, [*large, *small, *middling], [first, third], [])
+
+
+def test_a_plan_whose_worker_is_killed_goes_on_where_it_was(world: World) -> None:
+    wanted = [f"d/{n}" for n in range(4000)]
+    world.catalog("long", wanted)
+    world.files.delay = 0.1
+    settings = {"EXPORT_DOWNLOAD_CONCURRENCY": "16", "EXPORT_KAFKA_SESSION_TIMEOUT_SECONDS": "6"}
+    worker = world.worker(**settings)
+    job = ask(world, "long", "user-d")
+    world.until(lambda: int(world.attempt(job, 1).get("plannedThrough", 0)) > 0, "how far the plan is has been kept")
+    assert not world.attempt(job, 1)["planEnded"]
+    worker.kill()
+    world.launch(**settings)
+    world.until(lambda: "completedAt" in world.snapshot(job), "the job ends", seconds=240)
+    snapshot = world.snapshot(job)
+    assert (snapshot["status"], snapshot["completedTasks"]) == ("COMPLETED", "4000")
+    expect_files(world, job, wanted)
+    batches = [json.loads(value) for value in read_topic(world, world.env["EXPORT_TOPICS_PREFIX"] + "tasks")]
+    assert sum(task["index"] == 0 for batch in batches for task in batch["tasks"]) == 1, (
+        "what was handed out is not handed out again"
+    )
+    judge(world, wanted, [job], [])
