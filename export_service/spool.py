@@ -35,6 +35,7 @@ class Spool:
         """Raises OSError if the disk is full."""
         self._file.seek(self._written)
         self._file.write(_HEAD.pack(batch.first, batch.end, batch.tasks, len(batch.record)) + batch.record)
+        self._file.flush()  # or a full disk would be told to whoever takes
         self._written = self._file.tell()
 
     def take(self) -> Batch | None:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -53,7 +53,14 @@ _LEAVE_SECONDS = 10.0
 EXIT_FAILED = 1
 """Something unexpected: restart the worker, it replays what was not confirmed."""
 EXIT_INTERRUPTED = 130
-"""Told to stop a second time."""
+"""Told to stop a second time, or before it was ready."""
+
+
+T = TypeVar("T")
+
+
+class _ToldToStop(Exception):
+    """Before the worker was ready."""
 
 
 class Worker:
@@ -64,7 +71,6 @@ class Worker:
         self._log: Any = structlog.get_logger()
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
-        self._failed = asyncio.Event()
 
     def stop(self) -> None:
         self._stop.set()
@@ -72,19 +78,28 @@ class Worker:
     def _fatal(self, error: BaseException) -> None:
         if self._failure is None:
             self._failure = error
-            self._failed.set()
             self._stop.set()
 
     async def run(self) -> int:
         """Run until `stop` or a fatal error. Exit code: 0, or the error's. Raises SettingsError if it is wrong from the start."""
+        try:
+            return await self._run()
+        except _ToldToStop:
+            if self._failure is not None:
+                return self._say_why(self._failure)
+            self._log.info("Worker stopped before it was ready")
+            return EXIT_INTERRUPTED
+
+    async def _run(self) -> int:
         if "connector" in self._roles and self._settings.queue.url is None:
             raise SettingsError("EXPORT_QUEUE_URL is not set: the connector role needs the SQS queue to read; set it or use --role")
         names = topics(self._settings)
         async with AsyncExitStack() as stack:
             metrics = Metrics()
             stack.callback(serve(metrics, self._settings.metrics))
-            await until_available(lambda: ensure(self._settings, names), self._log)
-            publisher = await until_available(lambda: stack.enter_async_context(KafkaPublisher(self._settings)), self._log)
+            await self._unless_told(until_available(lambda: ensure(self._settings, names), self._log))
+            connecting = until_available(lambda: stack.enter_async_context(KafkaPublisher(self._settings)), self._log)
+            publisher = await self._unless_told(connecting)
             parts = await Parts.open(self._settings, self._roles, names, publisher, metrics, stack, self._log)
             starts: list[Callable[[], Awaitable[None]]] = []
             stops: list[Callable[[], Awaitable[None]]] = []
@@ -93,9 +108,9 @@ class Worker:
                     start, stop = _BUILD[name](parts, self._fatal)
                     starts.append(start)
                     stops.append(stop)
-            if await self._started(starts):
-                self._log.info("Worker ready", roles=list(self._roles))
-                await self._stop.wait()
+            await self._unless_told(asyncio.gather(*(start() for start in starts)))
+            self._log.info("Worker ready", roles=list(self._roles))
+            await self._stop.wait()
             if self._failure is not None:
                 return self._say_why(self._failure)
             seconds = self._settings.worker.drain_seconds
@@ -116,17 +131,17 @@ class Worker:
         self._log.info("Worker stopped")
         return 0
 
-    async def _started(self, starts: list[Callable[[], Awaitable[None]]]) -> bool:
-        """False if a failure came first: a role that cannot join its group would be waited for for ever."""
-        starting: asyncio.Future[Any] = asyncio.gather(*(start() for start in starts))
-        failing: asyncio.Future[Any] = asyncio.create_task(self._failed.wait())
-        await asyncio.wait([starting, failing], return_when=asyncio.FIRST_COMPLETED)
-        failing.cancel()
-        if self._failure is not None:
-            starting.cancel()
-            return False
-        await starting
-        return True
+    async def _unless_told(self, work: Awaitable[T]) -> T:
+        """The work's value. Raises _ToldToStop if that, or a failure, comes first: without a broker a start would last for ever."""
+        working: asyncio.Future[T] = asyncio.ensure_future(work)
+        told = asyncio.create_task(self._stop.wait())
+        both: list[asyncio.Future[Any]] = [working, told]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
+        if working.done():
+            return await working
+        working.cancel()
+        raise _ToldToStop
 
     def _say_why(self, failure: BaseException) -> int:
         """The exit code."""

@@ -51,3 +51,13 @@ def test_a_broker_that_does_not_answer_does_not_keep_a_worker(world: World, brok
     took = seconds_to_end(world, 0)
     assert world.workers[0].returncode == 1
     assert took < DRAIN_SECONDS + 15
+
+
+def test_a_worker_that_waits_for_its_broker_ends_when_it_is_told_to(world: World, broker: Broker) -> None:
+    broker.kill()
+    world.env |= {"EXPORT_KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{broker.port}"}
+    world.launch()
+    world.until(lambda: any("EXPORT_KAFKA_BOOTSTRAP_SERVERS" in line["msg"] for line in world.logs()), "it says what it waits for")
+    seconds_to_end(world, 0)
+    assert world.workers[0].returncode == 130
+    assert world.logs()[-1]["msg"] == "Worker stopped before it was ready"
