@@ -9,7 +9,7 @@ from export_service.shards import SHARD_TASKS
 from export_service.verify.evidence import Bounds, Evidence, Raw
 from export_service.verify.history import History
 from export_service.verify.tables import tables_are_the_fold
-from tests.property.test_fold import JOB, START, histories, run
+from tests.property.test_fold import EXAMPLES, JOB, START, histories, run
 
 INDICES = st.sampled_from([0, 1, 2, 3, SHARD_TASKS - 1, SHARD_TASKS, SHARD_TASKS + 1])
 
@@ -39,7 +39,7 @@ def record(topic: str, offset: int, key: str, value: Record | bytes) -> Raw:
 
 
 @given(st.one_of(st.lists(EVENTS, min_size=1, max_size=12), histories()))
-@settings(max_examples=500)
+@settings(max_examples=5 * EXAMPLES)
 def test_tables_of_the_pipeline_are_the_fold_of_the_oracle(events: list[JobEvent]) -> None:
     tables = run(events)
     assert tables.state is not None
