@@ -16,6 +16,8 @@ from export_service.messages import DownloadDemand
 from export_service.ports import Publisher
 
 AHEAD_SECONDS = 2.0
+QUICK_RATE = 500.0
+"""Tasks a second of a worker that has nothing to do."""
 LEAST_WINDOW = 16
 """Tasks of one job, however many jobs wait."""
 REPEAT_SECONDS = 1.0
@@ -33,7 +35,8 @@ class Demand:
     ) -> None:
         self._downloader, self._slots, self._read = downloader, concurrency, read
         self._publisher, self._topic, self._worker = publisher, topic, uuid.uuid4().hex[:12]
-        self._rate, self._ended, self._at = 0.0, 0, time.monotonic()
+        # Taken for a quick one until it is known: the first tasks of a job are not to wait for a measurement.
+        self._rate, self._ended, self._at = QUICK_RATE, 0, time.monotonic()
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -58,7 +61,12 @@ class Demand:
         now, ended = time.monotonic(), self._downloader.ended
         rate = (ended - self._ended) / max(now - self._at, _TICK_SECONDS / 2)
         # Up at once, so that a burst of small files is not held up; down in seconds, so that a pause is forgiven.
-        self._rate = (self._rate + rate) / 2 if rate > self._rate else self._rate * 0.95 + rate * 0.05
+        if rate > self._rate:
+            self._rate = (self._rate + rate) / 2
+        elif self._downloader.busy:
+            self._rate = self._rate * 0.95 + rate * 0.05
+        else:
+            self._rate = max(self._rate, QUICK_RATE)
         self._at, self._ended = now, ended
         return max(2 * self._slots, int(AHEAD_SECONDS * self._rate))
 

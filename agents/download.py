@@ -93,7 +93,7 @@ class Downloader:
         self._open: set[_Batch] = set()
         self._keys: dict[str, bytes | None] = {}
         self._cancelled: dict[str, int] = {}
-        self.draining, self._busy = False, 0
+        self.draining, self.busy = False, 0
         self._room, self._idle = asyncio.Event(), asyncio.Event()
         self._publishing: set[asyncio.Task[None]] = set()
 
@@ -137,7 +137,7 @@ class Downloader:
     async def drain(self, seconds: float) -> None:
         """Finish what is under way within the deadline; hand back the rest. Afterwards every taken batch is accounted for."""
         self.draining = True
-        if self._busy:
+        if self.busy:
             self._idle.clear()
             await asyncio.wait([asyncio.ensure_future(self._idle.wait())], timeout=seconds)
         await self._transfers.stop()
@@ -149,9 +149,9 @@ class Downloader:
 
     def _fill(self) -> None:
         """Start transfers until all slots are taken; tell who waits for room, or for the end of all."""
-        while self._busy < self._concurrency and self.waiting and not self.draining:
+        while self.busy < self._concurrency and self.waiting and not self.draining:
             batch, task = self.waiting.pop()
-            self._busy += 1
+            self.busy += 1
             if batch.entry.lost:
                 self._open.discard(batch)
                 self._free(batch)
@@ -162,7 +162,7 @@ class Downloader:
                 self._begin(batch, task)
         if len(self.waiting) < READ_AHEAD:
             self._room.set()
-        if not self._busy:
+        if not self.busy:
             self._idle.set()
 
     def _begin(self, batch: _Batch, task: Task) -> None:
@@ -183,7 +183,7 @@ class Downloader:
 
     def _free(self, batch: _Batch) -> None:
         """A slot is."""
-        self._busy -= 1
+        self.busy -= 1
         self.waiting.ended(batch.user, batch.batch.job_id)
 
     def _ended(self, batch: _Batch, ended: TaskResult) -> None:

@@ -10,6 +10,7 @@ a mistake in it fails the job before any of its files is touched.
 import asyncio
 import time
 from collections import deque
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +99,11 @@ class Planner:
         request, job = run.request, run.request.job
         outcome: Record
         try:
-            async with self._small:
-                small = await self._read_all(run, HELD_BACK)
-            if not small:
-                async with self._large:
+            async with AsyncExitStack() as place:
+                async with self._small:
+                    all_of_it = await self._read_all(run, place)
+                if not all_of_it:
+                    await place.enter_async_context(self._large)
                     await self._read_all(run, None)
             known = run.planned.digest or request.plan_digest
             if known not in (None, run.whole.digest):
@@ -123,22 +125,29 @@ class Planner:
         run.moved.set()
         await said
 
-    async def _read_all(self, run: "_Run", most: int | None) -> bool:
-        """Put the list into the spool. False: nothing was put there, as it has more than `most` entries."""
+    async def _read_all(self, run: "_Run", place: AsyncExitStack | None) -> bool:
+        """Put the list into the spool. False: nothing was put there, as it is a large one, and all places for these are taken.
+
+        Args:
+            place: where to note that one was taken; None: we have one.
+        """
         for tried, pause in enumerate(pauses(0.5, 10), start=1):
-            held: list[Task] = []
+            held: list[Task] | None = [] if place is not None and not run.spooled else None
             try:
                 async for task in self._lists.tasks(run.request, run.whole):
                     if task.index % 256 == 0:
                         await asyncio.sleep(0)  # what is in memory already must not hold up everybody else
-                    if most is None:
+                    if held is None or place is None:
                         run.add(task)
-                    elif len(held) == most:
-                        return False
-                    else:
-                        held.append(task)
-                for task in held:
-                    run.add(task)
+                        continue
+                    held.append(task)
+                    if len(held) > HELD_BACK:
+                        if self._large.locked():
+                            return False
+                        await place.enter_async_context(self._large)
+                        run.add_all(held)
+                        held = None
+                run.add_all(held or [])
                 run.flush()
                 return True
             except TransferError as error:
@@ -207,6 +216,10 @@ class _Run:
         self._unconfirmed: deque[tuple[Batch, asyncio.Future[Any]]] = deque()
         self._batch: list[Task] = []
         self._next = self._bytes = 0
+
+    def add_all(self, tasks: list[Task]) -> None:
+        for task in tasks:
+            self.add(task)
 
     def add(self, task: Task) -> None:
         """To the spool, but not again what it has of a reading that broke off."""

@@ -110,7 +110,7 @@ async def test_a_drain_publishes_what_is_done_and_hands_back_the_rest() -> None:
 
     bench = Bench(transfer)
     await bench.take(batch(6).to_bytes())
-    await until(lambda: bench.downloader._busy == 4)
+    await until(lambda: bench.downloader.busy == 4)
     await bench.downloader.drain(0.05)
     (rest,) = map(TaskBatch.model_validate_json, bench.publisher.values(NAMES.tasks.name))
     assert sorted(bench.published()) == [0, 1]
