@@ -37,7 +37,7 @@ def _plain(node: cst.ClassDef | cst.FunctionDef) -> cst.BaseStatement:
     for name in reversed(names):
         value = f"{name}({value})"
     after = cst.parse_statement(f"{node.name.value} = {value}")
-    return cst.FlattenSentinel([node.with_changes(decorators=()), after])  # type: ignore[return-value]
+    return cst.FlattenSentinel([node.with_changes(decorators=()), after])
 
 
 def main() -> int:
