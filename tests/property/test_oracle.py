@@ -1,5 +1,6 @@
 """Two folds written apart, the pipeline's and the oracle's, agree on any history, also one that contradicts itself."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,7 +10,7 @@ from export_service.shards import SHARD_TASKS
 from export_service.verify.evidence import Bounds, Evidence, Raw
 from export_service.verify.history import History
 from export_service.verify.tables import tables_are_the_fold
-from tests.property.test_fold import EXAMPLES, JOB, START, histories, run
+from tests.property.test_fold import EXAMPLES, HISTORIES, JOB, START, histories, opened, planned, results, run
 
 INDICES = st.sampled_from([0, 1, 2, 3, SHARD_TASKS - 1, SHARD_TASKS, SHARD_TASKS + 1])
 
@@ -38,9 +39,42 @@ def record(topic: str, offset: int, key: str, value: Record | bytes) -> Raw:
     return Raw(topic, 0, offset, at, key.encode(), value if isinstance(value, bytes) else value.to_bytes())
 
 
+def _percentage(most: float, *outcomes: Outcome) -> list[JobEvent]:
+    job = JOB.model_copy(update={"tolerated_failure_percentage": most})
+    ended = [results(1, {index: outcome}) for index, outcome in enumerate(outcomes)]
+    return [JobPlanned(job=job, total_tasks=4), *ended]
+
+
+S, F = Outcome.SUCCEEDED, Outcome.FAILED
+OTHERS: list[list[JobEvent]] = [
+    _percentage(25, F, S, S, S),
+    _percentage(25, F, S, F),
+    _percentage(0.5, F),
+    [planned(2, 2), opened(2), results(2, {0: S, 1: F, 2: S}), opened(3), results(3, {1: S})],
+    [opened(2), planned(2, 1), results(1, {0: S})],
+    [
+        planned(1, 2),
+        results(1, {0: S, 1: F}),
+        opened(2),
+        PlanFailed(job=JOB.model_copy(update={"attempt": 2}), cause="c"),
+        opened(3),
+    ],
+]
+
+
 @given(st.one_of(st.lists(EVENTS, min_size=1, max_size=12), histories()))
 @settings(max_examples=5 * EXAMPLES)
 def test_tables_of_the_pipeline_are_the_fold_of_the_oracle(events: list[JobEvent]) -> None:
+    check(events)
+
+
+@pytest.mark.parametrize("events", [*HISTORIES.values(), *OTHERS])
+def test_so_they_are_after_each_event_of_some_whole_histories(events: list[JobEvent]) -> None:
+    for number in range(len(events)):
+        check(events[: number + 1])
+
+
+def check(events: list[JobEvent]) -> None:
     tables = run(events)
     assert tables.state is not None
     shards = [
