@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
+from agents.cancelled import Cancelled
 from export_service.backoff import until_available
 from export_service.fair_queue import FairQueue
 from export_service.messages import Outcome, Task, TaskBatch, TaskResult, TaskResults
@@ -22,7 +23,7 @@ from export_service.sealing import unseal
 from export_service.transfer import Done, Stop, result
 from streams.ack_window import Entry
 from streams.dead_letters import DeadLetters
-from streams.steps import Incoming, end_with
+from streams.steps import Incoming, beside
 from streams.topics import Topics
 
 
@@ -40,10 +41,6 @@ READ_AHEAD = 32_768
 """Tasks that wait for a slot, at most: some 40 MB. Plans stop long before, see `demand`; this is for what does not come from a plan."""
 _KEYS = 1000
 """Seal keys kept in memory, one a job whose URLs have queries."""
-
-
-_CANCELLED = 100_000
-"""Jobs whose cancellation is remembered; the oldest is forgotten first, and what comes of it then is downloaded for nothing."""
 
 
 def _cancelled(task: Task) -> TaskResult:
@@ -92,7 +89,7 @@ class Downloader:
         """Tasks, since the start."""
         self._open: set[_Batch] = set()
         self._keys: dict[str, bytes | None] = {}
-        self._cancelled: dict[str, int] = {}
+        self._cancelled = Cancelled()
         self.draining, self.busy = False, 0
         self._room, self._idle = asyncio.Event(), asyncio.Event()
         self._publishing: set[asyncio.Task[None]] = set()
@@ -123,9 +120,7 @@ class Downloader:
 
     def cancel(self, job_id: str, attempt: int) -> None:
         """Download nothing more of the job, as far as it was planned for `attempt` or before; what is under way ends now."""
-        if len(self._cancelled) >= _CANCELLED:
-            self._cancelled.pop(next(iter(self._cancelled)))
-        self._cancelled[job_id] = max(attempt, self._cancelled.pop(job_id, 0))
+        self._cancelled.add(job_id, attempt)
         for batch in [batch for batch in self._open if batch.batch.job_id == job_id and self._is_cancelled(batch)]:
             for task in batch.batch.tasks:
                 if stop := batch.stops.pop(task.index, None):
@@ -194,7 +189,7 @@ class Downloader:
             self._publish_with(self._finish(batch))
 
     def _is_cancelled(self, batch: _Batch) -> bool:
-        return batch.batch.attempt <= self._cancelled.get(batch.batch.job_id, 0)
+        return self._cancelled.covers(batch.batch.job_id, batch.batch.attempt)
 
     async def _finish(self, batch: _Batch) -> None:
         await self._publish(batch)
@@ -202,8 +197,7 @@ class Downloader:
         batch.entry.after(batch.confirmations)
 
     def _publish_with(self, job: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(job)
-        end_with(task, self._fatal)
+        task = beside(job, self._fatal)
         self._publishing.add(task)
         task.add_done_callback(self._publishing.discard)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from agents.cancelled import Cancelled
 from agents.file_list import FileLists, Whole
 from agents.pacing import NoMoreTurns, Pacer
 from export_service.backoff import pauses, until_available
@@ -38,8 +39,6 @@ _READING, _READING_LARGE = 32, 8
 """Lists that are read at a time; and those of more than HELD_BACK entries, of which up to 0.5 GB is remembered. Handing out has no limit
 but the ack window's."""
 _SAVE_SECONDS = 5.0
-_CANCELLED = 100_000
-"""Jobs whose cancellation is remembered; what comes of one that was forgotten is cancelled by the download workers."""
 
 
 class Planner:
@@ -51,7 +50,7 @@ class Planner:
         self._lists, self._ledger, self._publisher, self._topics = lists, ledger, publisher, topics
         self._pacer, self._folder, self._log = pacer, folder, log
         self._small, self._large = asyncio.Semaphore(_READING), asyncio.Semaphore(_READING_LARGE)
-        self._cancelled: dict[str, int] = {}
+        self._cancelled = Cancelled()
         self._runs: set[_Run] = set()
 
     async def plan(self, request: ExportRequested, entry: Entry) -> bool:
@@ -82,9 +81,7 @@ class Planner:
 
     def cancel(self, job_id: str, attempt: int) -> None:
         """Hand out nothing more of the job, as far as it was planned for `attempt` or before."""
-        if len(self._cancelled) >= _CANCELLED:
-            self._cancelled.pop(next(iter(self._cancelled)))
-        self._cancelled[job_id] = max(attempt, self._cancelled.pop(job_id, 0))
+        self._cancelled.add(job_id, attempt)
 
     async def drain(self, seconds: float) -> None:
         """End all plans where they are, for the next owner."""
@@ -186,7 +183,7 @@ class Planner:
         run.finished = run.failed and not run.entry.lost
 
     def _is_cancelled(self, run: "_Run") -> bool:
-        return run.request.job.attempt <= self._cancelled.get(run.request.job.job_id, 0)
+        return self._cancelled.covers(run.request.job.job_id, run.request.job.attempt)
 
     async def _save(self, run: "_Run") -> None:
         """How far it is. If that fails, more is handed out a second time after a crash: no harm but work."""

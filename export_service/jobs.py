@@ -296,7 +296,7 @@ def _numbers(state: JobState, event: TaskResults) -> set[int]:
     return {result.index // SHARD_TASKS for result in event.results if _planned_index(state, result.index)}
 
 
-def _all_numbers(state: JobState) -> range:
+def all_numbers(state: JobState) -> range:
     """Of the plan's shards."""
     return range(-(-(state.total or 0) // SHARD_TASKS))
 
@@ -313,7 +313,7 @@ def _visible(state: JobState, run: int, number: int, shard: ReadShard) -> Shard:
 def _fill(state: JobState, run: int, shards: Shards, offset: int, shard: ReadShard) -> Shards:
     """`shards` and all others of the run with CANCELLED for each task that has no outcome."""
     filled = dict(shards)
-    for number in _all_numbers(state):
+    for number in all_numbers(state):
         before = shards.get((run, number)) or _visible(state, run, number, shard)
         every = (1 << min(SHARD_TASKS, (state.total or 0) - number * SHARD_TASKS)) - 1
         if (after := before.join(0, 0, every)) != before:
@@ -328,7 +328,7 @@ def _stop(
     shards = _fill(state, state.run, shards, offset, shard)
     known = (
         shards.get((state.run, number)) or _visible(state, state.run, number, shard)
-        for number in range(max(len(state.tallies), len(_all_numbers(state))))
+        for number in range(max(len(state.tallies), len(all_numbers(state))))
     )
     tallies = tuple(each.tally() for each in known)
     stopped = state.model_copy(update={"tallies": tallies, "error": error, "cause": cause})
@@ -338,7 +338,7 @@ def _stop(
 
 def _advance(state: JobState, shards: Shards, offset: int, at: datetime, shard: ReadShard) -> Step:
     over = state.total is not None and (state.finished >= state.total or _hopeless(state))
-    if not over or any(shard(state.run, number).offset > offset for number in _all_numbers(state)):
+    if not over or any(shard(state.run, number).offset > offset for number in all_numbers(state)):
         # A shard from a later event (its write was kept, the state's lost) says that the run did not end here, whatever is counted so far.
         moved = state.model_copy(update={"updated_at": at, "offset": offset})
         return Step(moved, shards, changed=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from export_service.jobs import JobState
+from export_service.jobs import JobState, all_numbers
 from export_service.shards import SHARD_TASKS, ReadShard
 
 _RANGES = 10
@@ -23,7 +23,7 @@ def missing(state: JobState, shard: ReadShard) -> Missing | None:
     """Of the newest run; None while the list of files is being read, because nobody knows then what there will be."""
     if state.total is None:
         return None
-    lefts = [_left(state.total, number, state.run, shard) for number in range(-(-state.total // SHARD_TASKS))]
+    lefts = [_left(state.total, number, state.run, shard) for number in all_numbers(state)]
     found = list(islice(_joined(lefts), _RANGES + 1))
     named = [f"{first}-{last}" if last > first else str(first) for first, last in found[:_RANGES]]
     return Missing(sum(left.bit_count() for left in lefts), ", ".join([*named, "…"] if len(found) > _RANGES else named))

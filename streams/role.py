@@ -1,8 +1,8 @@
 """One running role: its Faust app with one agent, its ack window, and the order in which it ends."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from functools import partial
+from collections.abc import Awaitable, Callable
+from functools import cached_property, partial
 from typing import Any
 
 from export_service.metrics import Metrics
@@ -11,7 +11,7 @@ from export_service.settings import Settings
 from streams.ack_window import AckWindow, Place
 from streams.app import ExportApp, create_app, raw_topic
 from streams.rereads import Rereads
-from streams.steps import Concurrent, Handle, end_with, step_agent
+from streams.steps import Concurrent, Handle, beside, step_agent
 from streams.topics import TopicSpec
 from tables.confirmed import ConfirmedTable
 from tables.rocksdb import SharedOptions
@@ -43,7 +43,12 @@ class FaustRole:
         self._drain: Callable[[float], Awaitable[Any]] = self.window.empty
         self._concurrent: Concurrent | None = None
         self._watching: list[asyncio.Task[None]] = []
-        self.rocksdb = SharedOptions() if settings.tally.store.startswith("rocksdb:") else None
+        self._on_disk = settings.tally.store.startswith("rocksdb:")
+
+    @cached_property
+    def rocksdb(self) -> SharedOptions | None:
+        """Of all tables of this role, if it has any and they are on disk."""
+        return SharedOptions() if self._on_disk else None
 
     def consume(self, topic: TopicSpec, handle: Handle, *, concurrency: int = 1) -> None:
         """Read `topic` with `handle`; with `concurrency` > 1 records are handled beside each other."""
@@ -66,14 +71,9 @@ class FaustRole:
         return {place.partition: self.window.admitted(place) for place in mine}
 
     async def start(self) -> None:
-        self._beside(self.app.recovery.watch(self.app))
+        self._watching.append(beside(self.app.recovery.watch(self.app), self._fatal))
         await self.app.start()
-        self._beside(self._watch())
-
-    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        end_with(task, self._fatal)
-        self._watching.append(task)
+        self._watching.append(beside(self._watch(), self._fatal))
 
     async def stop(self) -> None:
         """Finish or give back what is under way, commit, leave the group."""

@@ -60,14 +60,16 @@ def step_agent(window: AckWindow, rereads: Rereads, handle: Handle) -> Callable[
     return agent
 
 
-def end_with(task: "asyncio.Task[Any]", fatal: Callable[[BaseException], None]) -> None:
-    """A task that may be cancelled but must not fail: tell `fatal` if it does."""
+def beside(work: Coroutine[Any, Any, None], fatal: Callable[[BaseException], None]) -> "asyncio.Task[None]":
+    """Run `work` beside everything else. It may be cancelled but must not fail: `fatal` is told if it does."""
 
-    def ended(done: "asyncio.Task[Any]") -> None:
+    def ended(done: "asyncio.Task[None]") -> None:
         if not done.cancelled() and (error := done.exception()) is not None:
             fatal(error)
 
+    task = asyncio.create_task(work)
     task.add_done_callback(ended)
+    return task
 
 
 class Concurrent:

@@ -40,7 +40,7 @@ from streams.parts import Parts
 from streams.publisher import KafkaPublisher
 from streams.results_reader import read_results
 from streams.role import FaustRole, confirmed_table
-from streams.steps import end_with
+from streams.steps import beside
 from streams.stuck_jobs import explain
 from streams.topics import ensure, topics
 from tables.jobs import Jobs
@@ -182,9 +182,7 @@ def _connector(parts: Parts, fatal: Fatal) -> StartStop:
     running: list[asyncio.Task[None]] = []
 
     async def start() -> None:
-        task = asyncio.create_task(intake.run(own_stop))
-        end_with(task, fatal)
-        running.append(task)
+        running.append(beside(intake.run(own_stop), fatal))
 
     async def stop() -> None:
         own_stop.set()
@@ -256,8 +254,7 @@ def _download(parts: Parts, fatal: Fatal) -> StartStop:
         downloader.start(fatal)
         await following.start()
         await role.start()
-        saying.append(asyncio.create_task(demand.run()))
-        end_with(saying[0], fatal)
+        saying.append(beside(demand.run(), fatal))
 
     async def stop() -> None:
         await role.stop()
@@ -278,8 +275,7 @@ class _Following:
         """Returns when all that is there has been told."""
         for follower in self._followers:
             await follower.start()
-            self._running.append(asyncio.create_task(follower.follow()))
-            end_with(self._running[-1], self._fatal)
+            self._running.append(beside(follower.follow(), self._fatal))
 
     def stop(self) -> None:
         for running in self._running:
@@ -334,8 +330,7 @@ def _watch(parts: Parts, fatal: Fatal) -> StartStop:
     running: list[asyncio.Task[None]] = []
 
     async def start() -> None:
-        running.append(asyncio.create_task(watch_open_jobs(settings, names.snapshots.name, watch, parts.log)))
-        end_with(running[0], fatal)
+        running.append(beside(watch_open_jobs(settings, names.snapshots.name, watch, parts.log), fatal))
 
     async def stop() -> None:
         running[0].cancel()

@@ -14,7 +14,7 @@ from export_service._app_path import make_importable
 from export_service.failures import ExportError, SettingsError
 from export_service.redaction import without_secrets
 
-EXIT_SETTINGS = 78
+EXIT_SETTINGS = SettingsError.exit_code
 """EX_CONFIG of sysexits.h: restarting does not help, so that a supervisor can tell."""
 
 app = typer.Typer(
@@ -66,7 +66,7 @@ def run() -> None:
         raise SystemExit(EXIT_SETTINGS) from None
     except ExportError as error:
         sys.stderr.write(f"export-service: {error}\n")
-        raise SystemExit(1) from None
+        raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception:
