@@ -148,7 +148,9 @@ class Evidence:
     @property
     def cut(self) -> list[str]:
         """Topics whose beginning retention has removed."""
-        return [topic for topic in TOPICS if topic not in COMPACTED and any(each.begin for each in self.bounds(topic).values())]
+        # Nothing depends on `demand`, which is kept for an hour.
+        lasting = [topic for topic in TOPICS if topic not in (*COMPACTED, "demand")]
+        return [topic for topic in lasting if any(each.begin for each in self.bounds(topic).values())]
 
     def kept_since(self, topic: str) -> float:
         """Time (ms) from which on the topic has every record; earlier ones may have been removed by retention."""

@@ -11,6 +11,7 @@ from streams.publisher import KafkaPublisher
 from streams.role import FaustRole, confirmed_table
 from streams.steps import Incoming
 from streams.topics import ensure, topics
+from tests.waiting import until
 
 pytestmark = pytest.mark.broker
 
@@ -49,9 +50,7 @@ class Member:
         return app.rebalancing_count, app.consumer_generation_id, set(app.consumer.assignment())
 
     async def has(self, partitions: int) -> None:
-        async with asyncio.timeout(30):
-            while self.role.app.rebalancing or len(self.view[2]) != partitions:
-                await asyncio.sleep(0.05)
+        await until(lambda: not self.role.app.rebalancing and len(self.view[2]) == partitions, 30)
 
 
 @pytest.mark.parametrize("static", [True, False])
@@ -72,9 +71,7 @@ async def test_a_static_worker_that_stops_and_starts_takes_nothing_from_the_othe
         await other.has(2)
         for partition in (0, 1):
             await (await publisher.send(topics(settings).results.name, b"k", b"v", partition=partition))
-        async with asyncio.timeout(30):
-            while len(again.handled) != 1 or len(other.handled) != 1:
-                await asyncio.sleep(0.05)
+        await until(lambda: len(again.handled) == len(other.handled) == 1, 30)
         assert (other.view == before) is static
         assert not static or again.view[2] == mine
         await again.role.stop()
@@ -88,16 +85,12 @@ async def test_of_two_workers_with_one_id_the_older_ends_and_the_younger_works(s
         older, younger = Member(named(settings, "a"), publisher), Member(named(settings, "a"), publisher)
         await older.role.start()
         await younger.role.start()
-        async with asyncio.timeout(30):
-            while not older.errors:
-                await asyncio.sleep(0.05)
+        await until(lambda: older.errors, 30)
         assert isinstance(older.errors[0], SettingsError)
         assert "joined as 'a-tally'" in str(older.errors[0])
         assert "EXPORT_KAFKA_GROUP_INSTANCE_ID" in str(older.errors[0])
         await (await publisher.send(topics(settings).results.name, b"k", b"v", partition=0))
-        async with asyncio.timeout(30):
-            while not younger.handled:
-                await asyncio.sleep(0.05)
+        await until(lambda: younger.handled, 30)
         before = younger.view
         # Without the id in its heartbeats the older one would be back by now.
         await asyncio.sleep(3 * younger.role.app.conf.broker_heartbeat_interval)
@@ -113,9 +106,7 @@ async def test_a_group_that_cannot_be_joined_ends_the_worker(settings: Settings)
     async with KafkaPublisher(settings) as publisher:
         member = Member(named(settings, "a", session_timeout_seconds=3600), publisher)
         starting = asyncio.create_task(member.role.start())
-        async with asyncio.timeout(30):
-            while not member.errors:
-                await asyncio.sleep(0.05)
+        await until(lambda: member.errors, 30)
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         await member.role.app.stop()

@@ -20,6 +20,7 @@ from streams.steps import Incoming
 from streams.topics import TopicSpec, ensure, topics
 from tables.confirmed import ConfirmedTable
 from tests.broker.test_tally_role import JOB, read, results, running_tally
+from tests.waiting import until
 
 pytestmark = pytest.mark.broker
 
@@ -120,9 +121,7 @@ class Recovering:
 
     async def fails(self) -> str:
         starting = asyncio.create_task(self.role.start())
-        async with asyncio.timeout(30):
-            while not self.errors:
-                await asyncio.sleep(0.05)
+        await until(lambda: self.errors, 30)
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         await self.role.stop()
@@ -184,9 +183,7 @@ async def test_a_recovery_with_a_hole_or_without_end_ends_the_worker(
         assert f"{recovering.changelog.name}[0]" in sentence
         again = Recovering(settings, publisher)
         await again.role.start()
-        async with asyncio.timeout(30):
-            while not again.handled:
-                await asyncio.sleep(0.05)
+        await until(lambda: again.handled, 30)
         assert again.table[b"key-4"] == b"value"
         await again.role.stop()
     assert not again.errors

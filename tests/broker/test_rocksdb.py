@@ -2,9 +2,8 @@
 
 import asyncio
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
@@ -12,8 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from export_service.jobs import JobState
 from export_service.messages import JobPlanned, JobStatus
 from export_service.settings import Settings
-from streams.publisher import KafkaPublisher
-from tests.broker.test_tally_role import JOB, read, results, running_tally
+from tests.broker.test_tally_role import JOB, Losing, read, results, running_tally
 
 pytestmark = pytest.mark.broker
 
@@ -23,21 +21,8 @@ def on_disk(settings: Settings) -> Settings:
     return settings.model_copy(update={"tally": settings.tally.model_copy(update={"store": "rocksdb://"})})
 
 
-class LosesChangelogs(KafkaPublisher):
-    """As in a process that dies after a write to its table, before the broker has the changelog record."""
-
-    async def send(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        *,
-        partition: int | None = None,
-        headers: Mapping[str, bytes] | None = None,
-    ) -> "asyncio.Future[Any]":
-        if topic.endswith("changelog"):
-            return asyncio.get_running_loop().create_future()
-        return await super().send(topic, key, value, partition=partition, headers=headers)
+class LosesChangelogs(Losing):
+    ending = "changelog"
 
 
 async def test_a_write_that_the_changelog_never_got_is_made_again(on_disk: Settings) -> None:

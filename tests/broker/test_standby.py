@@ -9,6 +9,7 @@ from faust.types import TP
 from export_service.messages import JobPlanned, JobStatus
 from export_service.settings import Settings
 from tests.broker.test_tally_role import JOB, Running, results, running_tally
+from tests.waiting import until
 
 pytestmark = pytest.mark.broker
 RESULTS = 300
@@ -34,9 +35,7 @@ async def settled(*members: Running) -> None:
         recovery = faust_recovery(running)
         return running.role.app.rebalancing or len(recovery.standby_tps) != 2 or recovery.standby_remaining_total() > 0
 
-    async with asyncio.timeout(60):
-        while any(behind(member) for member in members):
-            await asyncio.sleep(0.05)
+    await until(lambda: not any(behind(member) for member in members), 60)
 
 
 async def test_a_standby_takes_over_with_what_it_has(settings: Settings) -> None:

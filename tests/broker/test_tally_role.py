@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from agents.tally import tally
@@ -21,13 +20,17 @@ from streams.role import FaustRole, confirmed_table
 from streams.topics import Topics, ensure, topics
 from tables.jobs import Jobs
 from tables.shards import Shards
+from tests.kafka import records
+from tests.waiting import until
 
 pytestmark = pytest.mark.broker
 JOB = JobInfo(job_id="9b2f", export_id="e", user_id="u", requested_at=datetime(2026, 1, 1, tzinfo=UTC), destination="file:///out/")
 
 
-class LosesCompletions(KafkaPublisher):
-    """A publisher whose completions never arrive, as in a process that dies before they do."""
+class Losing(KafkaPublisher):
+    """A publisher of which records on topics that end so never arrive, as in a process that dies before they do."""
+
+    ending: str
 
     async def send(
         self,
@@ -38,9 +41,13 @@ class LosesCompletions(KafkaPublisher):
         partition: int | None = None,
         headers: Mapping[str, bytes] | None = None,
     ) -> "asyncio.Future[Any]":
-        if topic.endswith("completions"):
+        if topic.endswith(self.ending):
             return asyncio.get_running_loop().create_future()
         return await super().send(topic, key, value, partition=partition, headers=headers)
+
+
+class LosesCompletions(Losing):
+    ending = "completions"
 
 
 class Running:
@@ -96,21 +103,8 @@ def results(*indices: int, outcome: Outcome = Outcome.SUCCEEDED) -> TaskResults:
 
 
 async def read(settings: Settings, topic: str) -> list[bytes]:
-    """Everything on a topic, by plain aiokafka."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka.bootstrap_servers)
-    await consumer.start()
-    try:
-        places = [TopicPartition(topic, p) for p in range(settings.topics.partitions)]
-        consumer.assign(places)
-        await consumer.seek_to_beginning(*places)
-        ends = await consumer.end_offsets(places)
-        values: list[bytes] = []
-        while any([await consumer.position(place) < ends[place] for place in places]):
-            for records in (await consumer.getmany(timeout_ms=500)).values():
-                values += [record.value for record in records]
-        return values
-    finally:
-        await consumer.stop()
+    """Everything on a topic."""
+    return [record.value for record in await records(settings.kafka.bootstrap_servers, topic)]
 
 
 async def committed(settings: Settings, topic: str) -> int:
@@ -185,9 +179,7 @@ async def test_an_exception_in_a_step_is_fatal_and_its_record_is_not_committed(s
         role.consume(names.results, broken)
         await role.start()
         await (await publisher.send(names.results.name, b"k", b"v"))
-        async with asyncio.timeout(30):
-            while not errors:
-                await asyncio.sleep(0.01)
+        await until(lambda: errors, 30)
         role.drain_with(lambda _: asyncio.sleep(0))
         await role.stop()
     assert str(errors[0]) == "a defect"

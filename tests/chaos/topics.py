@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from tests.chaos.driver import Driver
+from tests.kafka import records
 
 T = TypeVar("T")
 
@@ -45,26 +46,11 @@ def compact_at_once(driver: Driver) -> None:
     _with_admin(driver, act)
 
 
-def changelog_records(driver: Driver) -> tuple[int, int]:
-    """How many are there, and how many ever were."""
-
-    async def count() -> tuple[int, int]:
-        consumer = AIOKafkaConsumer(bootstrap_servers=driver.brokers.direct, auto_offset_reset="earliest")
-        await consumer.start()
-        try:
-            numbers = range(int(driver.world.env["EXPORT_TOPICS_PARTITIONS"]))
-            places = [TopicPartition(name, number) for name in _changelogs(driver) for number in numbers]
-            consumer.assign(places)
-            await consumer.seek_to_beginning(*places)
-            ends = await consumer.end_offsets(places)
-            there = 0
-            while any([await consumer.position(place) < end for place, end in ends.items()]):
-                there += sum(map(len, (await consumer.getmany(timeout_ms=500)).values()))
-            return there, sum(ends.values())
-        finally:
-            await consumer.stop()
-
-    return asyncio.run(count())
+def compacted_away(driver: Driver) -> int:
+    """Records of the changelogs that were there before."""
+    found = asyncio.run(records(driver.brokers.direct, *_changelogs(driver)))
+    ever: dict[tuple[str, int], int] = {(record.topic, record.partition): record.offset + 1 for record in found}
+    return sum(ever.values()) - len(found)
 
 
 def empty_changelogs(driver: Driver) -> None:
@@ -95,26 +81,13 @@ def repeat(driver: Driver, topic: str) -> int:
     name = driver.world.env["EXPORT_TOPICS_PREFIX"] + topic
 
     async def run() -> int:
-        consumer = AIOKafkaConsumer(bootstrap_servers=driver.brokers.direct, auto_offset_reset="earliest")
-        producer = AIOKafkaProducer(bootstrap_servers=driver.brokers.direct)
-        await consumer.start()
-        await producer.start()
-        sent = []
-        try:
-            places = [TopicPartition(name, number) for number in range(int(driver.world.env["EXPORT_TOPICS_PARTITIONS"]))]
-            consumer.assign(places)
-            await consumer.seek_to_beginning(*places)
-            ends = await consumer.end_offsets(places)
-            while any([await consumer.position(place) < end for place, end in ends.items()]):
-                for place, records in (await consumer.getmany(timeout_ms=500)).items():
-                    for record in records:
-                        if record.offset < ends[place]:
-                            headers = list(record.headers)
-                            sent.append(await producer.send(name, record.value, record.key, place.partition, headers=headers))
+        found = await records(driver.brokers.direct, name)
+        async with AIOKafkaProducer(bootstrap_servers=driver.brokers.direct) as producer:
+            sent = [
+                await producer.send(name, record.value, record.key, record.partition, headers=list(record.headers))
+                for record in found
+            ]
             await asyncio.gather(*sent)
-        finally:
-            await consumer.stop()
-            await producer.stop()
         return len(sent)
 
     return asyncio.run(run())

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 from tests.e2e.conftest import World
+from tests.kafka import records
 
 _KEPT = ("taskToken", "sealKey")
 """Attributes of an ATTEMPT# item: the one place where they may be."""
@@ -74,26 +75,17 @@ def everywhere(world: World, planted: Iterable[bytes] = ()) -> Iterator[tuple[st
 
 
 async def _records(world: World, planted: set[bytes]) -> list[tuple[str, bytes]]:
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=world.env["EXPORT_KAFKA_BOOTSTRAP_SERVERS"], auto_offset_reset="earliest", enable_auto_commit=False
-    )
-    await consumer.start()
+    bootstrap = world.env["EXPORT_KAFKA_BOOTSTRAP_SERVERS"]
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
     try:
         mine = (world.env["EXPORT_TOPICS_PREFIX"], world.env["EXPORT_APP_ID"] + "-")
-        topics = [topic for topic in await consumer.topics() if topic.startswith(mine)]
-        assert len(topics) == 11, topics
-        found: list[tuple[str, bytes]] = []
-        for topic in topics:
-            places = [TopicPartition(topic, number) for number in range(1 if topic.endswith(("cancellations", "demand")) else 2)]
-            ends = await consumer.end_offsets(places)
-            consumer.assign(places)
-            await consumer.seek_to_beginning(*places)
-            while [place for place in places if await consumer.position(place) < ends[place]]:
-                for records in (await consumer.getmany(timeout_ms=500)).values():
-                    found += [(f"a record of {topic}", _whole(record)) for record in records if record.value not in planted]
-        return found
+        topics = [topic for topic in await admin.list_topics() if topic.startswith(mine)]
     finally:
-        await consumer.stop()
+        await admin.close()
+    assert len(topics) == 11, topics
+    found = await records(bootstrap, *topics)
+    return [(f"a record of {record.topic}", _whole(record)) for record in found if record.value not in planted]
 
 
 def _whole(record: Any) -> bytes:

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.brokers import Brokers
 from tests.e2e.conftest import World
-from tests.e2e.test_outages import Broker
 
 pytestmark = pytest.mark.e2e
 DRAIN_SECONDS = 3
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    made = Broker(tmp_path / "kafka")
+def broker(tmp_path: Path) -> Iterator[Brokers]:
+    made = Brokers(tmp_path / "kafka")
     made.start()
     yield made
-    made.kill()
+    made.close()
 
 
 def seconds_to_end(world: World, number: int) -> float:
@@ -44,18 +44,18 @@ def test_one_deadline_for_all_roles(world: World) -> None:
     assert world.finished(arn)["status"] == "SUCCEEDED"
 
 
-def test_a_broker_that_does_not_answer_does_not_keep_a_worker(world: World, broker: Broker) -> None:
-    world.env |= {"EXPORT_KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{broker.port}", "EXPORT_TOPICS_DECLARE": "true"}
+def test_a_broker_that_does_not_answer_does_not_keep_a_worker(world: World, broker: Brokers) -> None:
+    world.env |= {"EXPORT_KAFKA_BOOTSTRAP_SERVERS": broker.direct, "EXPORT_TOPICS_DECLARE": "true"}
     world.worker(EXPORT_WORKER_DRAIN_SECONDS=str(DRAIN_SECONDS))
-    broker.signal(signal.SIGSTOP)
+    broker.freeze(1)
     took = seconds_to_end(world, 0)
     assert world.workers[0].returncode == 1
     assert took < DRAIN_SECONDS + 15
 
 
-def test_a_worker_that_waits_for_its_broker_ends_when_it_is_told_to(world: World, broker: Broker) -> None:
+def test_a_worker_that_waits_for_its_broker_ends_when_it_is_told_to(world: World, broker: Brokers) -> None:
     broker.kill()
-    world.env |= {"EXPORT_KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{broker.port}"}
+    world.env |= {"EXPORT_KAFKA_BOOTSTRAP_SERVERS": broker.direct}
     world.launch()
     world.until(lambda: any("EXPORT_KAFKA_BOOTSTRAP_SERVERS" in line["msg"] for line in world.logs()), "it says what it waits for")
     seconds_to_end(world, 0)

@@ -8,9 +8,9 @@ import uuid
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from tests.e2e.conftest import FileServer, World
+from tests.kafka import records
 
 pytestmark = pytest.mark.e2e
 
@@ -30,29 +30,9 @@ def report(world: World, job_id: str) -> list[dict[str, Any]]:
 
 
 def read_topic(world: World, topic: str) -> list[bytes]:
-    """Everything on a topic, with plain aiokafka."""
-
-    async def read() -> list[bytes]:
-        consumer = AIOKafkaConsumer(bootstrap_servers=world.env["EXPORT_KAFKA_BOOTSTRAP_SERVERS"])
-        await consumer.start()
-        try:
-            places = [TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic) or await _partitions(consumer, topic)]
-            consumer.assign(places)
-            await consumer.seek_to_beginning(*places)
-            ends = await consumer.end_offsets(places)
-            values: list[bytes] = []
-            while any([await consumer.position(place) < ends[place] for place in places]):
-                for records in (await consumer.getmany(timeout_ms=500)).values():
-                    values += [record.value for record in records if record.value is not None]
-            return values
-        finally:
-            await consumer.stop()
-
-    async def _partitions(consumer: Any, name: str) -> set[int]:
-        await consumer._client.add_topic(name)
-        return set(consumer.partitions_for_topic(name) or ())
-
-    return asyncio.run(read())
+    """Everything on a topic but tombstones."""
+    found = asyncio.run(records(world.env["EXPORT_KAFKA_BOOTSTRAP_SERVERS"], topic))
+    return [record.value for record in found if record.value is not None]
 
 
 def test_three_executions_all_files_three_of_ten_fail_and_no_token(world: World) -> None:

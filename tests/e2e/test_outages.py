@@ -1,8 +1,6 @@
 """A worker process whose Kafka, SQS or DynamoDB cannot be reached, at its start and later: a sentence with the setting, then it goes on."""
 
-import asyncio
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,8 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from export_service.devstack import kafka as brokers
 from export_service.devstack import processes
+from tests.chaos.brokers import Brokers
 from tests.e2e.conftest import FileServer, World
 
 pytestmark = pytest.mark.e2e
@@ -98,38 +96,16 @@ def test_aws_that_cannot_be_reached_at_start_and_later(world: World, service: st
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator["Broker"]:
-    made = Broker(tmp_path / "kafka")
+def broker(tmp_path: Path) -> Iterator[Brokers]:
+    made = Brokers(tmp_path / "kafka")
     yield made
-    made.kill()
-
-
-class Broker:
-    """A Kafka of the test's own, that can be killed and started again with its data."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port, self._folder = processes.free_port(), folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self._process = brokers.launch(self._folder, self.port)
-        asyncio.run(brokers.ready(self._process, self.port, self._folder))
-
-    def signal(self, number: int) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+    made.close()
 
 
 @pytest.mark.timeout(300)
-def test_kafka_that_cannot_be_reached_at_start_and_later(world: World, broker: Broker) -> None:
+def test_kafka_that_cannot_be_reached_at_start_and_later(world: World, broker: Brokers) -> None:
     setting = "EXPORT_KAFKA_BOOTSTRAP_SERVERS"
-    world.env |= {setting: f"127.0.0.1:{broker.port}", "EXPORT_KAFKA_REQUEST_TIMEOUT_SECONDS": "5", "EXPORT_TOPICS_DECLARE": "true"}
+    world.env |= {setting: broker.direct, "EXPORT_KAFKA_REQUEST_TIMEOUT_SECONDS": "5", "EXPORT_TOPICS_DECLARE": "true"}
     worker = world.launch()
     world.until(lambda: said(world, setting), f"the log names {setting}")
     assert worker.poll() is None

@@ -8,7 +8,8 @@ import pytest
 from agents import demand as demands
 from agents.demand import Demand
 from export_service.messages import DownloadDemand, Task, TaskBatch, TaskResult
-from tests.unit.test_download import NAMES, Bench, batch, ok, until
+from tests.unit.test_download import NAMES, Bench, batch, ok
+from tests.waiting import until
 
 
 class Saying(Bench):

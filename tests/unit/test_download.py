@@ -19,6 +19,7 @@ from streams.ack_window import AckWindow, Place
 from streams.dead_letters import DeadLetters
 from streams.steps import Incoming
 from streams.topics import topics
+from tests.waiting import until
 
 NAMES = topics(load())
 HERE = Place(NAMES.tasks.name, 0)
@@ -61,12 +62,6 @@ def batch(count: int, query: str | None = None) -> TaskBatch:
 
 def ok(task: Task) -> TaskResult:
     return TaskResult(index=task.index, outcome=Outcome.SUCCEEDED, name=task.name, url=task.url)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_outcomes_that_are_published_early_do_not_swallow_those_still_under_way() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +16,7 @@ from export_service.messages import AttemptOpened, DeadLetter, ExportRequested
 from export_service.metrics import Metrics
 from export_service.requests import Policy, parse
 from export_service.settings import Callback, Queue
+from tests.waiting import until
 
 JOB = "550e8400-e29b-41d4-a716-446655440000"
 
@@ -52,11 +53,6 @@ class Bench:
             stop.set()
             await asyncio.wait_for(task, 10)
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
-            while not condition():
-                await asyncio.sleep(0.002)
-
 
 def message(**fields: Any) -> str:
     return json.dumps({"jobId": JOB, "exportId": "e", "userId": "u"} | fields)
@@ -67,11 +63,11 @@ async def test_a_request_is_in_the_ledger_with_its_token_and_on_kafka_without_be
     bench.publisher.confirm = False
     bench.queue.send(message(taskToken="secret-token"), {"traceparent": "00-1-2-01"})
     async with bench.running():
-        await bench.until(lambda: bool(bench.publisher.pending))
+        await until(lambda: bool(bench.publisher.pending))
         assert bench.ledger.attempts[JOB, 1].token == "secret-token"
         assert not bench.queue.deleted
         bench.publisher.pending[0].set_result(None)
-        await bench.until(lambda: bench.queue.deleted == ["m1"])
+        await until(lambda: bench.queue.deleted == ["m1"])
     (value,) = bench.publisher.values("requests")
     assert ExportRequested.model_validate_json(value).job.has_task_token
     assert b"secret-token" not in value
@@ -84,7 +80,7 @@ async def test_a_message_that_comes_again_is_published_once_and_a_new_token_open
     async with bench.running():
         for n, token in enumerate(("one", "one", "two", "two")):
             bench.queue.send(message(taskToken=token))
-            await bench.until(lambda sent=n: len(bench.queue.deleted) == sent + 1)  # type: ignore[misc]
+            await until(lambda sent=n: len(bench.queue.deleted) == sent + 1)  # type: ignore[misc]
     (requested,) = map(ExportRequested.model_validate_json, bench.publisher.values("requests"))
     (opened,) = map(AttemptOpened.model_validate_json, bench.publisher.values("results"))
     assert (requested.job.attempt, opened.job.attempt, opened.job.has_task_token) == (1, 2, True)
@@ -99,7 +95,7 @@ async def test_a_second_token_brings_the_first_ones_request_too_if_kafka_never_h
     await bench.ledger.open_attempt(JOB, "one", digest, b"k" * 32, datetime.now(UTC))
     bench.queue.send(message(taskToken="two"))
     async with bench.running():
-        await bench.until(lambda: len(bench.queue.deleted) == 1)
+        await until(lambda: len(bench.queue.deleted) == 1)
     (requested,) = map(ExportRequested.model_validate_json, bench.publisher.values("requests"))
     (opened,) = map(AttemptOpened.model_validate_json, bench.publisher.values("results"))
     assert (requested.job.attempt, opened.job.attempt) == (1, 2)
@@ -109,9 +105,9 @@ async def test_a_known_job_with_another_request_is_rejected() -> None:
     bench = Bench()
     async with bench.running():
         bench.queue.send(message())
-        await bench.until(lambda: len(bench.queue.deleted) == 1)
+        await until(lambda: len(bench.queue.deleted) == 1)
         bench.queue.send(message(exportId="other", taskToken="t"))
-        await bench.until(lambda: len(bench.queue.deleted) == 2)
+        await until(lambda: len(bench.queue.deleted) == 2)
     assert [answer[:3] for answer in bench.callback.answers] == [("failure", "t", "ExportRejected")]
 
 
@@ -124,7 +120,7 @@ async def test_a_bad_message_goes_whole_to_the_dead_letters_and_its_state_is_tol
     bench.callback.refuse = refuse
     bench.queue.send(message(taskToken="secret-token", files=[{"url": "ftp://h/x?sig=canary"}], keep="ä"))
     async with bench.running():
-        await bench.until(lambda: bench.queue.deleted == ["m1"])
+        await until(lambda: bench.queue.deleted == ["m1"])
     (value,) = bench.publisher.values("dead")
     letter = DeadLetter.model_validate_json(value)
     assert (letter.job_id, letter.told_step_functions, letter.source) == (JOB, False, "sqs:export-jobs")
@@ -146,9 +142,9 @@ async def test_while_kafka_does_not_answer_nothing_is_deleted_and_afterwards_all
     bench.queue.send(message())
     with structlog.testing.capture_logs() as logs:
         async with bench.running():
-            await bench.until(lambda: any(line.get("setting") == "EXPORT_KAFKA_BOOTSTRAP_SERVERS" for line in logs))
+            await until(lambda: any(line.get("setting") == "EXPORT_KAFKA_BOOTSTRAP_SERVERS" for line in logs))
             assert not bench.queue.deleted
             down = False
-            await bench.until(lambda: bench.queue.deleted == ["m1"])
+            await until(lambda: bench.queue.deleted == ["m1"])
     assert "check EXPORT_KAFKA_BOOTSTRAP_SERVERS" in next(line["event"] for line in logs if "setting" in line)
     assert len(bench.publisher.values("requests")) == 1

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,6 +19,7 @@ from export_service.metrics import Metrics
 from export_service.ports import Attempt, QueueMessage
 from export_service.requests import Policy
 from export_service.settings import Callback, Queue
+from tests.waiting import until
 
 JOB = "550e8400-e29b-41d4-a716-446655440000"
 TOKEN = "AAAAKgAAAAIAAAAAAAAAAcanary"
@@ -87,12 +87,6 @@ class Bench:
 
     def letters(self) -> list[DeadLetter]:
         return [DeadLetter.model_validate_json(value) for value in self.kafka.values("dead")]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 def job(number: int) -> str:

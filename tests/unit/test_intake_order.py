@@ -9,7 +9,8 @@ import pytest
 from connectors.memory import MemoryLedger
 from export_service.failures import Unavailable
 from export_service.ports import Attempt
-from tests.unit.test_intake_faults import TOKEN, Bench, job, request, until
+from tests.unit.test_intake_faults import TOKEN, Bench, job, request
+from tests.waiting import until
 
 
 def tokens(bench: Bench, number: int) -> list[str | None]:

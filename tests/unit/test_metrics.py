@@ -29,6 +29,7 @@ from tests.unit.test_answerer import Crash
 from tests.unit.test_intake import Bench as Intake
 from tests.unit.test_intake import message
 from tests.unit.test_watch import Bench as Watch
+from tests.waiting import until
 
 
 def counted(text: str) -> dict[str, float]:
@@ -98,7 +99,7 @@ async def test_a_job_is_counted_once_however_often_its_message_comes_or_is_tried
     async with bench.running():
         for number, fields in enumerate(sent):
             bench.queue.send(message(**fields))
-            await bench.until(lambda n=number: len(bench.queue.deleted) == n + 1)  # type: ignore[misc]
+            await until(lambda n=number: len(bench.queue.deleted) == n + 1)  # type: ignore[misc]
     assert of(bench.metrics) == {"export_jobs_accepted_total true": 1, "export_jobs_accepted_total false": 1}
 
 
@@ -108,7 +109,7 @@ async def test_rejected_messages_are_counted_by_whether_somebody_was_told() -> N
     async with bench.running():
         for fields in ({"taskToken": "good"}, {"taskToken": "bad"}, {}):
             bench.queue.send(message(files=[{"url": "ftp://h/f"}], **fields))
-        await bench.until(lambda: len(bench.queue.deleted) == 3)
+        await until(lambda: len(bench.queue.deleted) == 3)
     assert of(bench.metrics) == {f"export_requests_rejected_total {told}": 1 for told in ("true", "false", "no_token")} | {
         "export_callback_errors_total InvalidToken refused": 1
     }

@@ -11,6 +11,7 @@ from agents import pacing
 from agents.pacing import FRESH_SECONDS, NoMoreTurns, Pacer, Turn
 from connectors.memory import Delivered
 from export_service.messages import DownloadDemand
+from tests.waiting import until
 
 
 class Bench:
@@ -133,9 +134,7 @@ async def test_an_operator_is_told_that_no_worker_takes_tasks(monkeypatch: pytes
     bench = Bench()
     with capture_logs() as logs:
         waits = [asyncio.create_task(bench.pacer.turn("job", 1)) for _ in range(3)]
-        async with asyncio.timeout(10):
-            while not logs:
-                await asyncio.sleep(0.01)
+        await until(lambda: logs)
         await asyncio.sleep(0.05)
     assert [line["event"] for line in logs] == ["Plans wait: no download worker says on the topic demand that it takes tasks"]
     bench.hear({0: 0})

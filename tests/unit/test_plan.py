@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from export_service.settings import Settings
 from export_service.spool import Batch, Spool
 from streams.ack_window import AckWindow, Entry, Place
 from streams.topics import topics
+from tests.waiting import until
 
 NAMES = topics(Settings())
 
@@ -65,6 +65,14 @@ class Bench:
         self._taken += 1
         return asyncio.create_task(self.planner.plan(self.request(job), entry)), entry
 
+    async def begun(self, files: int, room: int) -> "asyncio.Task[bool]":
+        """A plan whose list is read, and that waits for more room."""
+        self.write(files)
+        self.room(room)
+        running, _ = await self.start()
+        await until(lambda: len(self.planned()) == 1 and bool(self.pacer._waiting), 30)
+        return running
+
     def room(self, window: int, waiting: dict[str, int] | None = None) -> None:
         """As a worker that has read everything and has `waiting` of it left."""
         read = len(self.publisher.values(NAMES.tasks.name))
@@ -92,12 +100,6 @@ class Bench:
         return [event.cause for event in self.said() if isinstance(event, PlanFailed)]
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
 @pytest.mark.parametrize("files", [0, 1, 1000, 1001, 8500])
 async def test_a_list_is_handed_out_whole_and_in_order(tmp_path: Path, files: int) -> None:
     bench = Bench(tmp_path)
@@ -116,8 +118,8 @@ async def test_a_job_is_planned_while_its_tasks_wait_and_another_passes_it(tmp_p
     bench.write(1, name="small")
     bench.room(64)
     big, entry = await bench.start()
-    await until(lambda: len(bench.planned()) == 1)
-    await until(lambda: bool(bench.pacer._waiting))
+    await until(lambda: len(bench.planned()) == 1, 30)
+    await until(lambda: bool(bench.pacer._waiting), 30)
     assert bench.planned()[0].total_tasks == 8500
     assert bench.handed_out() == list(range(64))
     small, _ = await bench.start("small")
@@ -137,7 +139,7 @@ async def test_many_large_plans_are_open_at_a_time(tmp_path: Path) -> None:
     for number in range(12):
         bench.write(1001, name=f"big-{number}")
         plans.append((await bench.start(f"big-{number}"))[0])
-    await until(lambda: len(bench.pacer._waiting) == 12)
+    await until(lambda: len(bench.pacer._waiting) == 12, 30)
     bench.write(1, name="small")
     assert await asyncio.wait_for((await bench.start("small"))[0], 10)
     bench.room(10_000)
@@ -147,10 +149,7 @@ async def test_many_large_plans_are_open_at_a_time(tmp_path: Path) -> None:
 
 async def test_the_next_owner_goes_on_where_a_drain_ended_a_plan(tmp_path: Path) -> None:
     first = Bench(tmp_path)
-    first.write(8500)
-    first.room(2000)
-    running, _ = await first.start()
-    await until(lambda: len(first.planned()) == 1 and bool(first.pacer._waiting))
+    running = await first.begun(8500, 2000)
     await first.planner.drain(10)
     assert not await running, "not acked"
     through = len(first.handed_out())
@@ -165,10 +164,7 @@ async def test_the_next_owner_goes_on_where_a_drain_ended_a_plan(tmp_path: Path)
 
 async def test_a_list_that_changed_before_the_next_owner_goes_on_fails_the_job_and_hands_out_nothing(tmp_path: Path) -> None:
     first = Bench(tmp_path)
-    first.write(3000)
-    first.room(100)
-    running, _ = await first.start()
-    await until(lambda: len(first.planned()) == 1 and bool(first.pacer._waiting))
+    running = await first.begun(3000, 100)
     await first.planner.drain(10)
     assert not await running
     before = first.handed_out()
@@ -181,10 +177,7 @@ async def test_a_list_that_changed_before_the_next_owner_goes_on_fails_the_job_a
 
 async def test_a_plan_whose_partition_went_to_another_worker_stops_at_the_next_batch(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    bench.write(3000)
-    bench.room(100)
-    running, _ = await bench.start()
-    await until(lambda: len(bench.planned()) == 1 and bool(bench.pacer._waiting))
+    running = await bench.begun(3000, 100)
     before = bench.handed_out()
     bench.window.keep_only([])
     bench.room(100_000)
@@ -194,10 +187,7 @@ async def test_a_plan_whose_partition_went_to_another_worker_stops_at_the_next_b
 
 async def test_a_cancelled_job_is_planned_and_nothing_more_of_it_handed_out(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    bench.write(3000)
-    bench.room(100)
-    running, _ = await bench.start()
-    await until(lambda: len(bench.planned()) == 1 and bool(bench.pacer._waiting))
+    running = await bench.begun(3000, 100)
     before = bench.handed_out()
     bench.planner.cancel("list", 1)
     bench.room(100_000)
@@ -209,14 +199,11 @@ async def test_a_cancelled_job_is_planned_and_nothing_more_of_it_handed_out(tmp_
 async def test_how_far_a_plan_is_counts_what_the_broker_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "_SAVE_SECONDS", 0)
     bench = Bench(tmp_path)
-    bench.write(3000)
-    bench.room(1000)
-    running, _ = await bench.start()
-    await until(lambda: len(bench.planned()) == 1 and bool(bench.pacer._waiting))
+    running = await bench.begun(3000, 1000)
     bench.publisher.confirm = False
     known = len(bench.handed_out())
     bench.room(1000)
-    await until(lambda: len(bench.handed_out()) > known)
+    await until(lambda: len(bench.handed_out()) > known, 30)
     await asyncio.sleep(0)
     assert bench.ledger.plans["list", 1].through <= known
     running.cancel()

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 from connectors.sqs import SqsQueue, open_queue
 from export_service.failures import Unavailable
 from export_service.ports import QueueMessage
+from tests.waiting import until
 
 URL = "https://sqs.eu-central-1.amazonaws.com/123456789012/export-jobs"
 
@@ -58,12 +59,6 @@ def denied(code: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 def handles(request: dict[str, Any]) -> list[str]:
     return [entry["ReceiptHandle"] for entry in request["Entries"]]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_deletes_share_requests_of_at_most_ten_and_all_are_confirmed() -> None:
