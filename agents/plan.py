@@ -8,6 +8,7 @@ a mistake in it fails the job before any of its files is touched.
 """
 
 import asyncio
+import errno
 import time
 from collections import deque
 from contextlib import AsyncExitStack
@@ -39,6 +40,7 @@ _READING, _READING_LARGE = 32, 8
 """Lists that are read at a time; and those of more than HELD_BACK entries, of which up to 0.5 GB is remembered. Handing out has no limit
 but the ack window's."""
 _SAVE_SECONDS = 5.0
+_COMPLAIN_SECONDS = 60.0
 
 
 class Planner:
@@ -52,6 +54,7 @@ class Planner:
         self._small, self._large = asyncio.Semaphore(_READING), asyncio.Semaphore(_READING_LARGE)
         self._cancelled = Cancelled()
         self._runs: set[_Run] = set()
+        self._complained = -_COMPLAIN_SECONDS
 
     async def plan(self, request: ExportRequested, entry: Entry) -> bool:
         """Hand out all tasks and say how many there are. True: all of it is confirmed. False: the next owner goes on."""
@@ -135,23 +138,47 @@ class Planner:
                     if task.index % 256 == 0:
                         await asyncio.sleep(0)  # what is in memory already must not hold up everybody else
                     if held is None or place is None:
-                        run.add(task)
+                        if run.add(task):
+                            await self._flush(run)
                         continue
                     held.append(task)
                     if len(held) > HELD_BACK:
                         if self._large.locked():
                             return False
                         await place.enter_async_context(self._large)
-                        run.add_all(held)
+                        await self._add_all(run, held)
                         held = None
-                run.add_all(held or [])
-                run.flush()
+                await self._add_all(run, held or [])
+                await self._flush(run)
                 return True
             except TransferError as error:
                 if not error.retryable or tried >= _READS:
                     raise PlanError(f"the list of files cannot be read: {error}") from None
                 await asyncio.sleep(max(pause, error.retry_after or 0))
         raise AssertionError("pauses never end")
+
+    async def _add_all(self, run: "_Run", tasks: list[Task]) -> None:
+        for task in tasks:
+            if run.add(task):
+                await self._flush(run)
+
+    async def _flush(self, run: "_Run") -> None:
+        """A full disk is waited for: what is handed out, and plans that end, make room there."""
+        for pause in pauses(0.2, 10):
+            try:
+                return run.flush()
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise PlanError(f"the list of files cannot be kept in EXPORT_WORKER_STATE_DIR: {error.strerror}") from None
+                self._full(error)
+            await asyncio.sleep(pause)
+        raise AssertionError("pauses never end")
+
+    def _full(self, error: OSError) -> None:
+        if time.monotonic() - self._complained >= _COMPLAIN_SECONDS:
+            self._complained = time.monotonic()
+            text = f"Plans wait for room: {error.strerror}; free some, or set EXPORT_WORKER_STATE_DIR to a larger disk"
+            self._log.warning(text, setting="EXPORT_WORKER_STATE_DIR", folder=str(self._folder))
 
     async def _hand_out(self, run: "_Run", reading: "asyncio.Task[None]") -> None:
         """Until the end, or until it is not ours to do."""
@@ -214,31 +241,24 @@ class _Run:
         self._batch: list[Task] = []
         self._next = self._bytes = 0
 
-    def add_all(self, tasks: list[Task]) -> None:
-        for task in tasks:
-            self.add(task)
-
-    def add(self, task: Task) -> None:
-        """To the spool, but not again what it has of a reading that broke off."""
+    def add(self, task: Task) -> bool:
+        """Take it, unless it was taken in a reading that broke off. True: the batch is full, `flush` it."""
         if task.index < self._next or self._done.get(task.index // SHARD_TASKS, 0) >> task.index % SHARD_TASKS & 1:
-            return
+            return False
         self._batch.append(task)
         self._next = task.index + 1
         self._bytes += len(task.url) + len(task.name) + len(task.query or "") + 200
-        if len(self._batch) >= batch_limit(self.spooled) or self._bytes >= MAX_BATCH_BYTES:
-            self.flush()
+        return len(self._batch) >= batch_limit(self.spooled) or self._bytes >= MAX_BATCH_BYTES
 
     def flush(self) -> None:
+        """To the spool. Raises OSError; the batch is kept then."""
         if not self._batch:
             return
         job, tasks = self.request.job, tuple(self._batch)
         record = TaskBatch(
             job_id=job.job_id, attempt=job.attempt, user_id=job.user_id, destination=job.destination, tasks=tasks
         ).to_bytes()
-        try:
-            self._spool.put(Batch(tasks[0].index, self._next, len(tasks), record))
-        except OSError as error:
-            raise PlanError(f"the list of files cannot be kept in EXPORT_WORKER_STATE_DIR: {error.strerror}") from None
+        self._spool.put(Batch(tasks[0].index, self._next, len(tasks), record))
         self.spooled += len(tasks)
         self._batch, self._bytes = [], 0
         self.moved.set()

@@ -1,7 +1,9 @@
 """The plan step: what is handed out, to the end, at the workers' pace, once; and who goes on where a plan was left."""
 
 import asyncio
+import errno
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -221,3 +223,42 @@ def test_a_spool_gives_back_what_was_put_there(tmp_path: Path, size: int) -> Non
         spool.put(batches[2])
         assert [spool.take(), spool.take(), spool.take()] == [*batches[1:], None]
         assert list(tmp_path.iterdir()) == [], "it has no name, so that a kill leaves nothing"
+
+
+async def test_a_list_waits_for_room_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file has room for some batches only, until all of them were handed out."""
+    bench, pwrite, refused = Bench(tmp_path), os.pwrite, 0
+
+    def full(fd: int, data: bytes, at: int) -> int:
+        nonlocal refused
+        if at + len(data) > 200_000:
+            refused += 1
+            if room := 200_000 - at:
+                return pwrite(fd, data[:room], at)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return pwrite(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    bench.write(8500)
+    bench.room(64)
+    running, _ = await bench.start()
+    await until(lambda: refused > 0, 30)
+    bench.room(100_000)
+    assert await asyncio.wait_for(running, 60)
+    assert bench.handed_out() == list(range(8500))
+    assert bench.failed() == []
+
+
+async def test_a_disk_that_cannot_be_written_fails_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pwrite", broken)
+    bench = Bench(tmp_path)
+    bench.write(8500)
+    bench.room(64)
+    running, _ = await bench.start()
+    await until(lambda: bool(bench.failed()), 30)
+    bench.room(100_000)
+    assert await asyncio.wait_for(running, 30)
+    assert bench.failed() == ["the list of files cannot be kept in EXPORT_WORKER_STATE_DIR: Input/output error"]
