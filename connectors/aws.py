@@ -1,6 +1,7 @@
 """One way to make AWS clients, and one way to say that AWS does not answer."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -89,6 +90,26 @@ class Clients:
                     f"{_SETTING[service]} or AWS_ENDPOINT={_address(endpoint)}: is not a URL, e.g. http://localhost:4566"
                 ) from None
             yield client
+
+    def later(self, service: str, stack: AsyncExitStack, connections: int = 32) -> "LaterClient":
+        """A client that is opened by its first call, for who may never need it: opening one takes half a second of processor time."""
+        return LaterClient(lambda: stack.enter_async_context(self.open(service, connections)))
+
+
+class LaterClient:
+    """Calls of a client that is not open yet."""
+
+    def __init__(self, open_client: Callable[[], Awaitable[Any]]) -> None:
+        self._open, self._opening = open_client, asyncio.Lock()
+        self._client: Any = None
+
+    def __getattr__(self, operation: str) -> Any:
+        async def call(**arguments: Any) -> Any:
+            async with self._opening:
+                self._client = self._client or await self._open()
+            return await getattr(self._client, operation)(**arguments)
+
+        return call
 
 
 def code_of(error: ClientError) -> str:

@@ -4,6 +4,7 @@ ExportError
 ├── SettingsError          start-up: a setting is missing or wrong; the process ends with exit code 78
 ├── Unavailable            a dependency does not answer; names the setting; retried with backoff
 ├── RecoveryFailed         a worker's tables are not what their changelogs say; it ends with exit code 75 and recovers when it starts again
+├── FetchProcessEnded      a process that a worker downloads with is gone; the worker ends, and what was under way is downloaded again
 ├── RequestRejected        the SQS message is wrong: dead letter, and ExportRejected if it carried a usable token
 ├── PlanError              the files of a job cannot be listed: the job ends as ExportPlanFailed
 ├── TransferError          one file could not be read or written; says whether a retry can help
@@ -41,6 +42,10 @@ class Unavailable(ExportError):
 
 class RecoveryFailed(ExportError):
     exit_code = 75
+
+
+class FetchProcessEnded(ExportError):
+    pass
 
 
 class RequestRejected(ExportError):

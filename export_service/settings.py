@@ -81,6 +81,9 @@ class Plan(Group):
 
 class Download(Group):
     concurrency: Annotated[int, Field(ge=1, description="files at a time in one worker")] = 64
+    processes: Annotated[
+        int, Field(ge=1, description="processes of a worker that share these files: one for a processor to spare")
+    ] = 1
     attempts: Annotated[int, Field(ge=1, description="tries of one file, the first included")] = 4
     timeout_seconds: Annotated[float, Field(gt=0, description="for one try of one file")] = 300
     stall_seconds: Annotated[float, Field(gt=0, description="without a byte: the try is given up")] = 30

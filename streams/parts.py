@@ -1,6 +1,7 @@
 """What the roles of a worker share: connections, opened in one place and closed in the reverse order."""
 
-from collections.abc import Collection
+import socket
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -9,7 +10,8 @@ from typing import Any
 from connectors.aws import Clients
 from connectors.destinations import StoreDestinations
 from connectors.dynamodb import DynamoTable
-from connectors.http_files import HttpFiles, open_http
+from connectors.fetcher import WRITERS
+from connectors.http_files import open_http
 from connectors.memory import SystemClock
 from connectors.s3_files import S3Files
 from connectors.sources import LocalFiles, Sources
@@ -20,9 +22,6 @@ from export_service.settings import Settings
 from streams.dead_letters import DeadLetters
 from streams.publisher import KafkaPublisher
 from streams.topics import Topics
-
-_WRITERS = 16
-"""Threads that write files: they wait for the file system, not for the processor."""
 
 
 class Parts:
@@ -36,16 +35,15 @@ class Parts:
         metrics: Metrics,
         table: DynamoTable,
         step_functions: StepFunctionsCallback,
-        http: HttpFiles,
         sources: Sources,
         destinations: StoreDestinations,
         queue: Any,
+        fetchers: Sequence[socket.socket],
         log: Any,
     ) -> None:
         self.settings, self.topics, self.publisher, self.table = settings, names, publisher, table
-        self.metrics = metrics
-        self.step_functions, self.http, self.sources = step_functions, http, sources
-        self.destinations, self.queue = destinations, queue
+        self.metrics, self.fetchers = metrics, fetchers
+        self.step_functions, self.sources, self.destinations, self.queue = step_functions, sources, destinations, queue
         self.log, self.clock = log, SystemClock()
         self.dead_letters = DeadLetters(publisher, names.dead_letters.name, self.clock)
 
@@ -57,12 +55,13 @@ class Parts:
         names: Topics,
         publisher: KafkaPublisher,
         metrics: Metrics,
+        fetchers: Sequence[socket.socket],
         stack: AsyncExitStack,
         log: Any,
     ) -> "Parts":
         clients = Clients(settings.aws)
         dynamodb = await stack.enter_async_context(clients.open("dynamodb"))
-        s3 = await stack.enter_async_context(clients.open("s3", connections=settings.download.concurrency + 16))
+        s3 = await stack.enter_async_context(clients.open("s3", connections=16))
         sfn = await stack.enter_async_context(clients.open("stepfunctions", connections=settings.callback.concurrency))
         http = await stack.enter_async_context(open_http(settings.download))
         queue = None
@@ -74,7 +73,7 @@ class Parts:
         s3_files = S3Files(s3)
         sources = Sources({"http": http, "https": http, "s3": s3_files, "file": LocalFiles(settings.plan.file_root)})
         table = DynamoTable(dynamodb, settings.table.name, timedelta(days=settings.table.ttl_days))
-        writers = stack.enter_context(ThreadPoolExecutor(_WRITERS, thread_name_prefix="write"))
+        writers = stack.enter_context(ThreadPoolExecutor(WRITERS, thread_name_prefix="write"))
         destinations = StoreDestinations(s3, writers)
         callbacks = StepFunctionsCallback(sfn)
-        return cls(settings, names, publisher, metrics, table, callbacks, http, sources, destinations, queue, log)
+        return cls(settings, names, publisher, metrics, table, callbacks, sources, destinations, queue, fetchers, log)

@@ -7,7 +7,8 @@ Reading order is data flow: connector -> plan -> download -> tally -> callback, 
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Collection
+import socket
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
@@ -25,14 +26,13 @@ from agents.report import Reporter
 from agents.snapshot import snapshot
 from agents.tally import tally
 from agents.watch import Watch
+from connectors.fetch_processes import FetchProcesses
 from connectors.intake import Intake
-from connectors.lanes import QuickLane
 from export_service.backoff import until_available
 from export_service.failures import ExportError, SettingsError, Unavailable
 from export_service.metrics import Metrics, serve
 from export_service.requests import Policy
 from export_service.settings import ROLES, Settings
-from export_service.transfer import Limits, Transfers, TransferTasks
 from streams.app import REVOKE_SECONDS
 from streams.followers import Follower, cancellations, demands
 from streams.open_jobs import watch_open_jobs
@@ -64,10 +64,10 @@ class _ToldToStop(Exception):
 
 
 class Worker:
-    """Some roles of one process."""
+    """Some roles of one process. `fetchers`: see connectors/fetch_processes.py; the download role needs one or more."""
 
-    def __init__(self, settings: Settings, roles: Collection[str]) -> None:
-        self._settings, self._roles = settings, roles
+    def __init__(self, settings: Settings, roles: Collection[str], fetchers: Sequence[socket.socket]) -> None:
+        self._settings, self._roles, self._fetchers = settings, roles, fetchers
         self._log: Any = structlog.get_logger()
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
@@ -100,7 +100,7 @@ class Worker:
             await self._unless_told(until_available(lambda: ensure(self._settings, names), self._log))
             connecting = until_available(lambda: stack.enter_async_context(KafkaPublisher(self._settings)), self._log)
             publisher = await self._unless_told(connecting)
-            parts = await Parts.open(self._settings, self._roles, names, publisher, metrics, stack, self._log)
+            parts = await Parts.open(self._settings, self._roles, names, publisher, metrics, self._fetchers, stack, self._log)
             starts: list[Callable[[], Awaitable[None]]] = []
             stops: list[Callable[[], Awaitable[None]]] = []
             for name in ROLES:
@@ -228,10 +228,9 @@ def _plan(parts: Parts, fatal: Fatal) -> StartStop:
 def _download(parts: Parts, fatal: Fatal) -> StartStop:
     settings = parts.settings.download
     role = FaustRole(parts.settings, "download", fatal, parts.metrics, ack_window=READ_AHEAD)
-    limits = Limits.of(settings)
-    tasks = TransferTasks(Transfers(parts.sources, parts.destinations, limits), fatal)
+    transfers = FetchProcesses(parts.fetchers, fatal)
     downloader = Downloader(
-        QuickLane(tasks, parts.http, parts.destinations, limits),
+        transfers,
         parts.table,
         parts.publisher,
         parts.dead_letters,
@@ -251,6 +250,7 @@ def _download(parts: Parts, fatal: Fatal) -> StartStop:
     saying: list[asyncio.Task[None]] = []
 
     async def start() -> None:
+        await transfers.connect()
         downloader.start(fatal)
         await following.start()
         await role.start()
@@ -350,9 +350,9 @@ _BUILD: dict[str, Callable[[Parts, Fatal], StartStop]] = {
 }
 
 
-async def run_until_signalled(settings: Settings, roles: Collection[str]) -> int:
+async def run_until_signalled(settings: Settings, roles: Collection[str], fetchers: Sequence[socket.socket]) -> int:
     """SIGTERM and SIGINT drain; a second one ends at once."""
-    worker = Worker(settings, roles)
+    worker = Worker(settings, roles, fetchers)
     loop = asyncio.get_running_loop()
     told = False
 

@@ -24,6 +24,7 @@ def worker(
     """
     import uvloop
 
+    from connectors.fetch_processes import forked
     from streams.worker import run_until_signalled
 
     roles = ROLES if role == "all" else tuple(name.strip() for name in role.split(","))
@@ -33,8 +34,12 @@ def worker(
     if not settings.worker.core_dumps:
         forbid_core_dumps()
     logs.configure(settings.log.level, settings.log.format)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        if code := runner.run(run_until_signalled(settings, roles)):
+    # The processes before the loop: they begin as copies of this one.
+    with (
+        forked(settings, settings.download.processes if "download" in roles else 0) as fetchers,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        if code := runner.run(run_until_signalled(settings, roles, fetchers)):
             # A failed worker replays after its restart. Faust's threads are still at work on what we no longer trust.
             logging.shutdown()
             os._exit(code)

@@ -39,6 +39,18 @@ def terminate_twice(driver: Driver) -> None:
         driver.gone(victim)
 
 
+def fetchers(driver: Driver) -> None:
+    """The processes that a worker downloads with are frozen, then killed: its end, too."""
+    for _ in range(3):
+        driver.pause(0.5, 1.5)
+        worker = driver.random.choice(driver.workers)
+        for child in Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split():
+            driver.noted("fetch process SIGSTOP, SIGKILL")
+            os.kill(int(child), signal.SIGSTOP)
+            driver.pause(0.2, 1)
+            os.kill(int(child), signal.SIGKILL)
+
+
 def storm(driver: Driver) -> None:
     """Workers come and go faster than a group settles."""
     for _ in range(5):

@@ -1,0 +1,104 @@
+"""A process that transfers files for its worker, and knows nothing of Kafka: it is told what to fetch, and says what became of it.
+
+It ends with its worker, however that ends: the socket between them closes then.
+"""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+
+import structlog
+
+from connectors.aws import Clients
+from connectors.destinations import StoreDestinations
+from connectors.frames import Frames
+from connectors.http_files import open_http
+from connectors.lanes import QuickLane
+from connectors.s3_files import S3Files
+from connectors.sources import LocalFiles, Sources
+from export_service.messages import Task, TaskResult
+from export_service.settings import Settings
+from export_service.transfer import Limits, Stop, Transfers, TransferTasks
+
+WRITERS = 16
+"""Threads that write files: they wait for the file system, not for the processor."""
+
+
+async def fetch(end: socket.socket, settings: Settings) -> int:
+    """Until the other end closes. The exit code."""
+    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def end_with(code: int) -> None:
+        if not ended.done():
+            ended.set_result(code)
+
+    def fatal(error: BaseException) -> None:
+        structlog.get_logger().error("A fetch process failed", exc_info=error)
+        end_with(1)
+
+    async with AsyncExitStack() as stack:
+        lane = await open_lane(settings, stack, fatal)
+        running: dict[int, Stop] = {}
+        frames = Frames(lambda value: received(value), lambda error: fatal(error) if error else end_with(0))
+
+        def done(number: int, result: TaskResult) -> None:
+            del running[number]
+            frames.send((number, *_plain(result)))
+
+        def received(value: Any) -> None:
+            if value is None:
+                stopping.append(asyncio.create_task(stop()))
+            elif isinstance(value, int):
+                if stop_one := running.pop(value, None):
+                    stop_one()
+            else:
+                number, destination, url, *fields = value
+                running[number] = lane.start(destination, _task(*fields), url, partial(done, number))
+
+        async def stop() -> None:
+            await lane.stop()
+            running.clear()
+            frames.send(None)
+
+        stopping: list[asyncio.Task[None]] = []
+        await frames.connect(end)
+        code = await ended
+        await lane.stop()
+        return code
+
+
+async def open_lane(settings: Settings, stack: AsyncExitStack, fatal: Callable[[BaseException], None]) -> QuickLane:
+    """All that transfers need."""
+    http = await stack.enter_async_context(open_http(settings.download))
+    s3 = Clients(settings.aws).later("s3", stack, settings.download.concurrency)
+    sources = Sources({"http": http, "https": http, "s3": S3Files(s3), "file": LocalFiles(settings.plan.file_root)})
+    destinations = StoreDestinations(s3, stack.enter_context(ThreadPoolExecutor(WRITERS, thread_name_prefix="write")))
+    limits = Limits.of(settings.download)
+    return QuickLane(TransferTasks(Transfers(sources, destinations, limits), fatal), http, destinations, limits)
+
+
+def ignore_signals() -> None:
+    """A terminal and some supervisors tell all processes of a group to end. The worker decides when we do."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _task(index: int, name: str, url: str, size: int | None, sha256: str | None) -> Task:
+    return Task(index=index, name=name, url=url, size=size, sha256=sha256)
+
+
+def _plain(result: TaskResult) -> tuple[Any, ...]:
+    return (
+        str(result.outcome),
+        result.attempts,
+        result.duration_ms,
+        result.bytes,
+        result.sha256,
+        result.error,
+        result.message,
+    )
