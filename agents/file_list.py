@@ -8,10 +8,13 @@ from typing import Any
 from export_service import manifests, names
 from export_service.backoff import until_available
 from export_service.failures import PlanError
-from export_service.messages import ExportRequested, FileSpec, Task
+from export_service.messages import ExportRequested, Task
 from export_service.ports import FileSource, Ledger
 from export_service.prefixes import is_below
 from export_service.sealing import seal, unseal, without_query
+
+_File = tuple[int | str, str, str | None, str, int | None, str | None]
+"""Where it is in its list (line, place or URL), URL without query, sealed query, name, size, SHA-256. No object: there may be millions."""
 
 
 @dataclass
@@ -39,33 +42,37 @@ class FileLists:
         """
         seen: set[bytes] = set()
         index, sha256 = 0, hashlib.sha256()
-        async for where, spec in self._files(request):
+        async for where, url, query, name, size, checksum in self._files(request):
             # Eight bytes a name instead of the name: a job of five million files fits; a false match is one in 10^6 such jobs.
-            digest = hashlib.blake2b(spec.name.encode(), digest_size=8).digest()
+            digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
             if digest in seen:
-                raise PlanError(f"{where}: name {spec.name!r} is used twice; give each file its own 'name'")
+                raise PlanError(f"{_shown(where, request)}: name {name!r} is used twice; give each file its own 'name'")
             if index >= self._max_files:
                 raise PlanError(f"more than {self._max_files} files; split the export, or raise EXPORT_PLAN_MAX_FILES")
             seen.add(digest)
-            sha256.update(digest + spec.url.encode())
-            yield Task(index=index, url=spec.url, query=spec.query, name=spec.name, size=spec.size, sha256=spec.sha256)
+            sha256.update(digest + url.encode())
+            yield Task(index=index, url=url, query=query, name=name, size=size, sha256=checksum)
             index += 1
         whole.total, whole.digest = index, sha256.hexdigest()
 
-    async def _files(self, request: ExportRequested) -> AsyncIterator[tuple[str, FileSpec]]:
+    async def _files(self, request: ExportRequested) -> AsyncIterator[_File]:
         if request.files is not None:
             for number, spec in enumerate(request.files):
-                yield f"files[{number}]", spec
+                yield number, spec.url, spec.query, spec.name, spec.size, spec.sha256
         elif request.manifest is not None:
             async for found in self._manifest(request):
                 yield found
         elif request.prefix is not None:
             async for url, size in self._sources.list(request.prefix):
-                yield url, FileSpec(url=url, name=_name(url, None, url.removeprefix(request.prefix)), size=size)
+                try:
+                    name = names.check_name(url.removeprefix(request.prefix))
+                except ValueError as error:
+                    raise PlanError(f"{url}: name: {error}") from None
+                yield url, url, None, name, size, None
         else:
             raise PlanError("the request names no files")
 
-    async def _manifest(self, request: ExportRequested) -> AsyncIterator[tuple[str, FileSpec]]:
+    async def _manifest(self, request: ExportRequested) -> AsyncIterator[_File]:
         manifest = request.manifest
         assert manifest is not None
         key = await until_available(lambda: self._ledger.seal_key(request.job.job_id), self._log)
@@ -76,25 +83,27 @@ class FileLists:
         async with self._sources.open(url) as opened:
             try:
                 async for line, entry in manifests.read(opened.chunks(), manifest.format):
-                    where = f"manifest {manifest.url}, line {line}"
-                    name = _name(where, entry.name, names.derive_name(entry.url) if entry.name is None else "")
-                    try:
-                        names.check_url(entry.url)
-                    except ValueError as error:
-                        raise PlanError(f"{where}: url: {error}") from None
-                    if self._allowed_urls and not is_below(entry.url, self._allowed_urls):
-                        raise PlanError(f"{where}: url: is not below one of EXPORT_DOWNLOAD_ALLOWED_URLS")
-                    if key is None and without_query(entry.url) != entry.url:
-                        raise PlanError(f"{where}: url has a query, and the job has no key in the ledger to keep it secret")
-                    bare, query = seal(entry.url, key) if key else (entry.url, None)
-                    yield where, FileSpec(url=bare, query=query, name=name, size=entry.size, sha256=entry.sha256)
+                    yield self._file(line, entry, key)
             except PlanError as error:
-                message = str(error)
-                raise PlanError(message if message.startswith("manifest") else f"manifest {manifest.url}, {message}") from None
+                raise PlanError(f"manifest {manifest.url}, {error}") from None
+
+    def _file(self, line: int, entry: manifests.Entry, key: bytes | None) -> _File:
+        try:
+            what = "name"
+            name = names.check_name(names.derive_name(entry.url) if entry.name is None else entry.name)
+            what = "url"
+            names.check_url(entry.url)
+        except ValueError as error:
+            raise PlanError(f"line {line}: {what}: {error}") from None
+        if self._allowed_urls and not is_below(entry.url, self._allowed_urls):
+            raise PlanError(f"line {line}: url: is not below one of EXPORT_DOWNLOAD_ALLOWED_URLS")
+        if key is None and without_query(entry.url) != entry.url:
+            raise PlanError(f"line {line}: url has a query, and the job has no key in the ledger to keep it secret")
+        bare, query = seal(entry.url, key) if key else (entry.url, None)
+        return line, bare, query, name, entry.size, entry.sha256
 
 
-def _name(where: str, given: str | None, derived: str) -> str:
-    try:
-        return names.check_name(given if given is not None else derived)
-    except ValueError as error:
-        raise PlanError(f"{where}: name: {error}") from None
+def _shown(where: int | str, request: ExportRequested) -> str:
+    if request.manifest is not None:
+        return f"manifest {request.manifest.url}, line {where}"
+    return f"files[{where}]" if request.files is not None else str(where)

@@ -239,6 +239,7 @@ class _Run:
         self._compare_first = bool(request.plan_digest or planned.digest)
         self._unconfirmed: deque[tuple[Batch, asyncio.Future[Any]]] = deque()
         self._batch: list[Task] = []
+        self._limit = batch_limit(0)
         self._next = self._bytes = 0
 
     def add(self, task: Task) -> bool:
@@ -248,7 +249,7 @@ class _Run:
         self._batch.append(task)
         self._next = task.index + 1
         self._bytes += len(task.url) + len(task.name) + len(task.query or "") + 200
-        return len(self._batch) >= batch_limit(self.spooled) or self._bytes >= MAX_BATCH_BYTES
+        return len(self._batch) >= self._limit or self._bytes >= MAX_BATCH_BYTES
 
     def flush(self) -> None:
         """To the spool. Raises OSError; the batch is kept then."""
@@ -260,6 +261,7 @@ class _Run:
         ).to_bytes()
         self._spool.put(Batch(tasks[0].index, self._next, len(tasks), record))
         self.spooled += len(tasks)
+        self._limit = batch_limit(self.spooled)
         self._batch, self._bytes = [], 0
         self.moved.set()
 

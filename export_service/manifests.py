@@ -5,8 +5,7 @@ and `sha256` in hexadecimal. Other fields and columns are ignored. Blank lines a
 """
 
 import csv
-import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -42,7 +41,7 @@ async def read(chunks: AsyncIterator[bytes], form: Literal["jsonl", "csv"]) -> A
     header: list[str] | None = None
     async for number, line in _lines(chunks):
         if form == "jsonl":
-            yield number, _entry(number, _json(number, line))
+            yield number, _of_json(number, line)
             continue
         cells = _cells(number, line)
         if header is None:
@@ -55,7 +54,7 @@ async def read(chunks: AsyncIterator[bytes], form: Literal["jsonl", "csv"]) -> A
         if len(cells) != len(header):
             raise PlanError(f"line {number}: {len(cells)} columns, the header row has {len(header)}")
         row = dict(zip(header, cells, strict=True))
-        yield number, _entry(number, {column: row.get(column, "") for column in _COLUMNS})
+        yield number, _of_row(number, {column: row.get(column, "") for column in _COLUMNS})
 
 
 async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, str]]:
@@ -79,13 +78,6 @@ def _decode(number: int, raw: bytes) -> str:
         raise PlanError(f"line {number}: not UTF-8") from None
 
 
-def _json(number: int, line: str) -> object:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise PlanError(f"line {number}: not JSON ({error})") from None
-
-
 def _cells(number: int, line: str) -> list[str]:
     try:
         return next(csv.reader([line], strict=True))
@@ -93,10 +85,23 @@ def _cells(number: int, line: str) -> list[str]:
         raise PlanError(f"line {number}: not CSV ({error}); a quoted field must end on its own line") from None
 
 
-def _entry(number: int, fields: object) -> Entry:
+def _of_json(number: int, line: str) -> Entry:
     try:
-        return Entry.model_validate(fields)
+        return Entry.model_validate_json(line)
     except ValidationError as error:
-        mistake = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in mistake["loc"]) or "entry"
-        raise PlanError(f"line {number}: {where}: {mistake['msg']}") from None
+        raise _mistake(number, error) from None
+
+
+def _of_row(number: int, row: Mapping[str, str]) -> Entry:
+    try:
+        return Entry.model_validate(row)
+    except ValidationError as error:
+        raise _mistake(number, error) from None
+
+
+def _mistake(number: int, error: ValidationError) -> PlanError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return PlanError(f"line {number}: not JSON ({first['ctx']['error'].replace('line 1 column', 'column')})")
+    where = ".".join(str(part) for part in first["loc"]) or "entry"
+    return PlanError(f"line {number}: {where}: {first['msg']}")
