@@ -7,18 +7,18 @@ it. Of several outcomes of one task the report has the one that counts, as the f
 import asyncio
 import csv
 import io
-import json
 import operator
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from pydantic.alias_generators import to_camel
+from pydantic_core import to_json
 
 from export_service.backoff import pauses
 from export_service.failures import TransferError
 from export_service.messages import JobCompleted, Outcome, ResultsRange, TaskResult, TaskResults
 from export_service.ports import Destinations
-from export_service.shards import SHARD_TASKS, Shard
+from export_service.shards import SHARD_TASKS
 
 Events = Callable[[str, ResultsRange], AsyncIterator[TaskResults]]
 """Reads the TaskResults of one job in a range of `results`, in offset order."""
@@ -30,6 +30,8 @@ _IN_MEMORY = 2_000
 """Records of a range that are kept in memory and sorted by index (some 25 MB at 128 results each); a larger range is read twice,
 and its report is in the order of completion."""
 _CHUNK = 256 * 1024
+_RANK = {Outcome.CANCELLED: 1, Outcome.FAILED: 2, Outcome.SUCCEEDED: 3}
+"""Of several outcomes of one task the greatest counts."""
 
 
 class Reporter:
@@ -67,18 +69,18 @@ class Reporter:
                     if of_run and result.index < (completed.snapshot.total_tasks or 0):
                         yield result
 
-        best: dict[int, Shard] = {}
+        best: dict[int, bytearray] = {}
         async for result in read():
-            number, bit = divmod(result.index, SHARD_TASKS)
-            best[number] = best.get(number, Shard()).join(*_bits(result.outcome, 1 << bit))
+            number, place = divmod(result.index, SHARD_TASKS)
+            if (ranks := best.get(number)) is None:
+                ranks = best[number] = bytearray(SHARD_TASKS)
+            ranks[place] = max(ranks[place], _RANK[result.outcome])
 
         def counts(result: TaskResult) -> bool:
-            number, bit = divmod(result.index, SHARD_TASKS)
-            mask, shard = 1 << bit, best[number]
-            succeeded, failed, cancelled = _bits(result.outcome, mask)
-            if not (shard.succeeded & succeeded or shard.failed & failed or shard.cancelled & cancelled):
+            number, place = divmod(result.index, SHARD_TASKS)
+            if best[number][place] != _RANK[result.outcome]:
                 return False
-            best[number] = Shard(shard.succeeded & ~mask, shard.failed & ~mask, shard.cancelled & ~mask)
+            best[number][place] = 0  # told
             return True
 
         if kept is None:
@@ -109,14 +111,6 @@ async def _each(events: list[TaskResults]) -> AsyncIterator[TaskResults]:
         yield event
 
 
-def _bits(outcome: Outcome, mask: int) -> tuple[int, int, int]:
-    return (
-        mask if outcome is Outcome.SUCCEEDED else 0,
-        mask if outcome is Outcome.FAILED else 0,
-        mask if outcome is Outcome.CANCELLED else 0,
-    )
-
-
 def _header(form: str) -> bytes:
     return (",".join(FIELDS) + "\r\n").encode() if form == "csv" else b""
 
@@ -124,7 +118,7 @@ def _header(form: str) -> bytes:
 def _line(result: TaskResult, form: str) -> bytes:
     fields = {name: value for name, value in zip(FIELDS, _values(result), strict=True) if value is not None}
     if form == "jsonl":
-        return (json.dumps(fields, ensure_ascii=False) + "\n").encode()
+        return to_json(fields) + b"\n"
     row = io.StringIO()
     csv.writer(row).writerow([fields.get(name, "") for name in FIELDS])
     return row.getvalue().encode()
