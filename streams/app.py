@@ -24,16 +24,13 @@ from export_service.settings import Settings
 from streams.ack_window import AckWindow, Place
 from streams.kafka_client import tls
 from streams.membership import be_static, instance_id, tell_errors
+from streams.patience import Patience
 from streams.recovery import ChangelogQueue, RecoveryWatch
 from tables.confirmed import ConfirmedTable
 
 REVOKE_SECONDS = 5.0
 """How long a rebalance waits for records under way in a role with tables: they need a broker round trip, not a download.
 Without it, the next owner would fold those records again (harmless, but slow)."""
-
-
-FETCH_WAIT_MS = 50
-"""How long the broker holds a fetch that finds nothing. Less costs an idle worker processor time."""
 
 LOGGER = logging.getLogger("faust.app")
 """Faust's services log their starting and stopping under their module's name; under Faust's own it is as quiet as the rest of it."""
@@ -50,19 +47,10 @@ class NothingRead(dict[TP, int | None]):
         return None
 
 
-class QuickFetchThread(AIOKafkaConsumerThread):
-    """Asks the broker more often than Faust's every 1.5 s.
-
-    aiokafka has one fetch under way per broker. What arrives in a partition whose last records were still being handled when that
-    fetch was sent is not in it, and waits until it ends: up to 1.5 s a hop, five hops a job (measured: P25).
-    """
+class ConsumerThread(AIOKafkaConsumerThread):
+    """Fetches with patience, watches recoveries, and is a static member of its group."""
 
     logger = LOGGER
-
-    def _create_worker_consumer(self, transport: Transport) -> Any:
-        consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
-        return consumer
 
     async def _fetch_records(self, *args: Any, **options: Any) -> Any:
         records = await super()._fetch_records(*args, **options)
@@ -75,7 +63,9 @@ class QuickFetchThread(AIOKafkaConsumerThread):
 
     async def on_start(self) -> None:
         await super().on_start()
-        coordinator = self._ensure_consumer()._coordinator
+        consumer = self._ensure_consumer()
+        Patience(consumer._fetcher)
+        coordinator = consumer._coordinator
         be_static(coordinator)
         app = cast(ExportApp, self.app)
         # This is the consumer's thread, with a loop of its own.
@@ -88,8 +78,8 @@ class WindowConsumer(Consumer):
     logger = LOGGER
     window: AckWindow
 
-    def _new_consumer_thread(self) -> QuickFetchThread:
-        return QuickFetchThread(self, loop=self.loop, beacon=self.beacon)
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

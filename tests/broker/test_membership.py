@@ -1,12 +1,13 @@
 """Members of a consumer group: a static one comes back to its partitions and disturbs nobody; errors of the group reach the worker."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from export_service.failures import ExportError, SettingsError
 from export_service.settings import Settings
+from streams.patience import BUSY_WAIT_MS, IDLE_WAIT_MS
 from streams.publisher import KafkaPublisher
 from streams.role import FaustRole, confirmed_table
 from streams.steps import Incoming
@@ -113,3 +114,20 @@ async def test_a_group_that_cannot_be_joined_ends_the_worker(settings: Settings)
     assert isinstance(member.errors[0], ExportError)
     assert "-tally: " in str(member.errors[0])
     assert "InvalidSessionTimeout" in str(member.errors[0])
+
+
+async def test_an_idle_member_waits_at_the_broker_and_a_record_does_not_wait_for_it(settings: Settings) -> None:
+    """P25."""
+    await ensure(settings, topics(settings))
+    async with KafkaPublisher(settings) as publisher:
+        member = Member(settings, publisher)
+        await member.role.start()
+        try:
+            fetcher = cast(Any, member.role.app.consumer)._thread._consumer._fetcher
+            await until(lambda: fetcher._fetch_max_wait_ms == IDLE_WAIT_MS, 30)
+            await (await publisher.send(topics(settings).results.name, b"job", b"x"))
+            await until(lambda: len(member.handled) == 1)
+            await until(lambda: fetcher._fetch_max_wait_ms == BUSY_WAIT_MS)
+        finally:
+            await member.role.stop()
+        assert member.errors == []
