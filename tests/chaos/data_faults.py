@@ -179,7 +179,8 @@ def beside_a_million(driver: Driver) -> None:
         if kill:
             driver.kill()
             driver.replace()
-        driver.moves(big, 50)
+        # Whoever takes the plan over reads all of its list again first.
+        driver.moves(big, 50, 420)
         before = driver.completed(big)
         driver.jobs([1])
         driver.until(

@@ -138,9 +138,9 @@ class Driver:
     def completed(self, job: str) -> int:
         return int(self.world.snapshot(job).get("completedTasks", 0))
 
-    def moves(self, job: str, tasks: int) -> None:
+    def moves(self, job: str, tasks: int, seconds: float = 120) -> None:
         before = self.completed(job)
-        self.until(lambda: self.completed(job) >= before + tasks, f"{job} moves", 120)
+        self.until(lambda: self.completed(job) >= before + tasks, f"{job} moves", seconds)
 
     # Faults
 
