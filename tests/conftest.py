@@ -5,6 +5,7 @@ Kafka is, in this order: the broker that EXPORT_TEST_KAFKA names, a container if
 
 import asyncio
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 from export_service._app_path import make_importable
 from export_service.devstack import stack as stacks
 from export_service.settings import Settings, load
+from tests.chaos.table import load as load_runs
+from tests.chaos.table import table
 
 make_importable()
 # A busy machine is slow, and that is no failure.
@@ -31,7 +34,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", type=int, default=1, help="seeds of each scenario in tests/chaos")
     parser.addoption("--first", type=int, default=1, help="the first of them")
     parser.addoption("--scenarios", choices=("ci", "all"), default="ci", help="those of every test run, or all")
-    parser.addoption("--record", type=Path, help="file that each fault run is noted in, one JSON object a line")
+    # Not a Path: the processes of a run hand their options on as plain values.
+    parser.addoption("--record", help="file that each fault run is noted in, one JSON object a line")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.record is None:
+        descriptor, config.option.record = tempfile.mkstemp(prefix="fault-runs-")
+        os.close(descriptor)
+        config.add_cleanup(Path(config.option.record).unlink)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a stack shares one, whatever process it is in: two of them go side by side."""
+    for item in items:
+        if "chaos" in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("chaos"))
+        elif item.get_closest_marker("broker") or item.get_closest_marker("e2e"):
+            item.add_marker(pytest.mark.xdist_group("stack"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if runs := load_runs([Path(config.option.record)]):
+        terminalreporter.write_line(table(runs))
 
 
 @pytest.fixture(scope="session")

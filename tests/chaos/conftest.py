@@ -1,4 +1,4 @@
-"""Chaos tests live in the world of the end-to-end tests, with brokers of their own; at the end, a table of what was done and what held."""
+"""Chaos tests live in the world of the end-to-end tests, with brokers of their own."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -8,7 +8,6 @@ import pytest
 from export_service.devstack.stack import Stack
 from tests.chaos.aws_faults import AwsFaults
 from tests.chaos.brokers import Brokers
-from tests.chaos.table import Run, load, table
 from tests.e2e.conftest import world
 
 __all__ = ["world"]
@@ -29,21 +28,3 @@ def aws_faults(stack: Stack) -> Iterator[AwsFaults]:
     made.start()
     with closing(made):
         yield made
-
-
-@pytest.fixture(scope="session")
-def runs(pytestconfig: pytest.Config) -> Iterator[list[Run]]:
-    """Those of this session. Each is noted in the file that --record names as soon as it is over."""
-    made: list[Run] = []
-    yield made
-    pytestconfig.stash[_RUNS] = made
-
-
-_RUNS = pytest.StashKey[list[Run]]()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    record = config.getoption("--record")
-    runs = load([record]) if record and record.exists() else config.stash.get(_RUNS, [])
-    if runs:
-        terminalreporter.write_line(table(runs))

@@ -5,6 +5,7 @@ CI runs some scenarios; `./dev chaos --seeds N` all of them. One that failed is 
 
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -33,7 +34,6 @@ def test_nothing_is_lost_or_counted_twice(
     world: World,
     brokers: dict[int, Brokers],
     aws_faults: AwsFaults,
-    runs: list[Run],
     pytestconfig: pytest.Config,
     scenario: str,
     seed: int,
@@ -60,9 +60,7 @@ def test_nothing_is_lost_or_counted_twice(
         jobs = driver.known
         tasks = sum(int(world.snapshot(job).get("totalTasks", 0)) for job in jobs)
         run = Run(scenario, plan.faults, seed, dict(driver.done), len(jobs), tasks, verdicts, round(time.monotonic() - began, 1))
-        runs.append(run)
-        if record := pytestconfig.getoption("--record"):
-            run.note(record)
+        run.note(Path(pytestconfig.getoption("--record")))
         world.close()
         subprocess.run(["umount", str(world.folder / "out")], capture_output=True, check=False)
         topics.delete_all(driver)
