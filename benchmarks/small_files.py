@@ -1,6 +1,6 @@
 """Many small files, end to end, beside the tools people would pick instead. Prints medians and ratios.
 
-    ./dev benchmark [--files 5000] [--rounds 3] [--folder /dev/shm]
+    ./dev benchmark small_files [--files 5000] [--rounds 3] [--folder /dev/shm]
 
 nginx serves the files on loopback to a local folder; each tool runs in turn, in every round, on the same machine. Ours is one worker, from
 StartExecution to SUCCEEDED as the state machine sees it, with Kafka and the AWS emulator on the same two cores; theirs is the
