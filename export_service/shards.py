@@ -31,6 +31,8 @@ class Shard:
 
     def within(self, tasks: int) -> "Shard":
         """Without tasks whose bit is `tasks` or more."""
+        if tasks >= SHARD_TASKS:
+            return self
         mask = (1 << max(tasks, 0)) - 1
         return Shard(self.succeeded & mask, self.failed & mask, self.cancelled & mask, self.size, self.offset)
 

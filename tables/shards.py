@@ -4,20 +4,24 @@ at most some 2 KiB however large its job."""
 from collections.abc import MutableMapping
 
 from export_service.shards import Shard
+from tables.decoded import Decoded
 
 
 class Shards:
     """Typed view of a bytes-to-bytes table (or of a dict, in tests)."""
 
     def __init__(self, table: MutableMapping[bytes, bytes]) -> None:
-        self._table = table
+        self._table, self._decoded = table, Decoded(Shard.from_bytes)
 
     def get(self, job_id: str, run: int, number: int) -> Shard:
-        raw = self._table.get(_key(job_id, run, number))
-        return Shard.from_bytes(raw) if raw else Shard()
+        key = _key(job_id, run, number)
+        raw = self._table.get(key)
+        return self._decoded.value(key, raw) if raw else Shard()
 
     def put(self, job_id: str, run: int, number: int, shard: Shard) -> None:
-        self._table[_key(job_id, run, number)] = shard.to_bytes()
+        key, raw = _key(job_id, run, number), shard.to_bytes()
+        self._table[key] = raw
+        self._decoded.note(key, raw, shard)
 
 
 def _key(job_id: str, run: int, number: int) -> bytes:
