@@ -16,7 +16,16 @@ ROOT = Path(__file__).parents[2]
 
 def demo(folder: Path, *options: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "export_service", "demo", "--state-dir", str(folder), *options]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # As a terminal has it. Tests that run in the background are told to ignore it, and hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def processes_of(folder: Path) -> list[str]:
