@@ -134,3 +134,15 @@ async def test_empty_gives_up_at_its_deadline() -> None:
     acks, _ = window()
     await admit(acks, 0)
     assert not await acks.empty(0.01)
+
+
+async def test_what_was_admitted_is_not_admitted_again() -> None:
+    """`admitted` is the first offset that was not: where a role says it has read to."""
+    acks, _ = window()
+    assert acks.admitted(HERE) == 0
+    acks.begin(HERE, 5)
+    assert acks.admitted(HERE) == 5
+    assert await acks.admit(HERE, 5) is not None
+    assert acks.admitted(HERE) == 6
+    assert await acks.admit(HERE, 5) is None
+    assert acks.admitted(Place("results", 1)) == 0

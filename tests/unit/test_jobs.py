@@ -256,6 +256,13 @@ def test_a_new_attempt_of_a_job_without_a_list_is_planned_anew(end: JobEvent) ->
     )
 
 
+def test_a_plan_that_cannot_go_on_ends_the_job_with_its_cause() -> None:
+    """Another owner of the plan found another list."""
+    ended = state(planned(1, 2), NO_LIST)
+    assert (ended.status, ended.error, ended.cause) == (JobStatus.FAILED, "ExportPlanFailed", "no manifest")
+    assert ended.tallies == ((0, 0, 2, 0),)
+
+
 def test_a_list_that_was_refused_is_not_kept() -> None:
     """The later run's plan found that the list had changed."""
     changed = PlanFailed(job=JOB.model_copy(update={"attempt": 2}), cause="the list has changed")
