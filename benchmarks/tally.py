@@ -21,10 +21,10 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from export_service.settings import Settings, load
 from export_service.shards import SHARD_TASKS
 from streams.publisher import KafkaPublisher
 from streams.topics import declare, topics
+from tests.kafka import records
 
 PARTITIONS, SIZE = 4, 16_384
 PEERS = Path(__file__).parent / "peers"
@@ -188,21 +189,8 @@ async def _stable(admin: AIOKafkaAdminClient, group: str) -> bool:
 
 async def _counted(settings: Settings, changelog: str) -> Counts:
     """The last value of each job on its changelog."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka.bootstrap_servers, auto_offset_reset="earliest")
-    await consumer.start()
-    last: dict[bytes, bytes] = {}
-    try:
-        await consumer._client.set_topics([changelog])
-        places = [TopicPartition(changelog, number) for number in sorted(consumer.partitions_for_topic(changelog) or ())]
-        consumer.assign(places)
-        await consumer.seek_to_beginning(*places)
-        ends = await consumer.end_offsets(places)
-        while any([await consumer.position(place) < ends[place] for place in places]):
-            for records in (await consumer.getmany(timeout_ms=500)).values():
-                last.update((record.key, record.value) for record in records if record.key)
-    finally:
-        await consumer.stop()
-    return Counter({_job(key): _count(value) for key, value in last.items() if b"job-" in key})
+    last = {record.key: record.value for record in await records(settings.kafka.bootstrap_servers, changelog)}
+    return Counter({_job(key): _count(value) for key, value in last.items() if key and b"job-" in key})
 
 
 def _job(key: bytes) -> str:
@@ -242,25 +230,13 @@ def quix_streams(settings: Settings, python: Path) -> Tool:
 
 def java_peer(bench: Path) -> str:
     """Compile it; its class path."""
-    found = jars.class_path(bench / "streams", _fetch)
+    found = jars.class_path(bench / "streams", partial(jars.download, artifacts=_JAVA))
     compiler = next(jar for jar in found if jar.name.startswith("ecj"))
     class_path = ":".join(map(str, found))
     source, classes = PEERS / "StreamsTally.java", bench / "classes"
     command = [kafka.java(), "-jar", str(compiler), "-21", "-nowarn", "-cp", class_path, "-d", str(classes), str(source)]
     subprocess.run(command, check=True)
     return f"{classes}:{class_path}"
-
-
-def _fetch(cache: Path) -> list[Path]:
-    from jgo.maven import Dependency, MavenContext, PythonResolver
-
-    resolver = PythonResolver()
-    context = MavenContext(resolver=resolver, repo_cache=cache / "maven", timeout=60)
-    wanted = [Dependency(context.project(group, name).at_version(version).artifact()) for group, name, version in _JAVA]
-    inputs, others = resolver.resolve(wanted)
-    artifacts: Mapping[str, Any] = {str(each.artifact): each.artifact for each in (*inputs, *others)}
-    with ThreadPoolExecutor(8) as pool:
-        return sorted(set(pool.map(lambda artifact: Path(artifact.resolve()), artifacts.values())))
 
 
 def quix_peer(bench: Path) -> Path:

@@ -7,7 +7,6 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -15,18 +14,12 @@ from typing import Any
 import structlog
 
 from connectors.aws import Clients
-from connectors.destinations import StoreDestinations
 from connectors.frames import Frames
-from connectors.http_files import open_http
 from connectors.lanes import QuickLane
-from connectors.s3_files import S3Files
-from connectors.sources import LocalFiles, Sources
+from connectors.stores import open_stores
 from export_service.messages import Task, TaskResult
 from export_service.settings import Settings
 from export_service.transfer import Limits, Stop, Transfers, TransferTasks
-
-WRITERS = 16
-"""Threads that write files: they wait for the file system, not for the processor."""
 
 
 async def fetch(end: socket.socket, settings: Settings) -> int:
@@ -44,11 +37,7 @@ async def fetch(end: socket.socket, settings: Settings) -> int:
     async with AsyncExitStack() as stack:
         lane = await open_lane(settings, stack, fatal)
         running: dict[int, Stop] = {}
-        frames = Frames(lambda value: received(value), lambda error: fatal(error) if error else end_with(0))
-
-        def done(number: int, result: TaskResult) -> None:
-            del running[number]
-            frames.send((number, *_plain(result)))
+        stopping: list[asyncio.Task[None]] = []
 
         def received(value: Any) -> None:
             if value is None:
@@ -60,12 +49,16 @@ async def fetch(end: socket.socket, settings: Settings) -> int:
                 number, destination, url, *fields = value
                 running[number] = lane.start(destination, _task(*fields), url, partial(done, number))
 
+        def done(number: int, result: TaskResult) -> None:
+            del running[number]
+            frames.send((number, *_plain(result)))
+
         async def stop() -> None:
             await lane.stop()
             running.clear()
             frames.send(None)
 
-        stopping: list[asyncio.Task[None]] = []
+        frames = Frames(received, lambda error: fatal(error) if error else end_with(0))
         await frames.connect(end)
         code = await ended
         await lane.stop()
@@ -74,10 +67,8 @@ async def fetch(end: socket.socket, settings: Settings) -> int:
 
 async def open_lane(settings: Settings, stack: AsyncExitStack, fatal: Callable[[BaseException], None]) -> QuickLane:
     """All that transfers need."""
-    http = await stack.enter_async_context(open_http(settings.download))
     s3 = Clients(settings.aws).later("s3", stack, settings.download.concurrency)
-    sources = Sources({"http": http, "https": http, "s3": S3Files(s3), "file": LocalFiles(settings.plan.file_root)})
-    destinations = StoreDestinations(s3, stack.enter_context(ThreadPoolExecutor(WRITERS, thread_name_prefix="write")))
+    http, sources, destinations = await open_stores(settings, s3, stack)
     limits = Limits.of(settings.download)
     return QuickLane(TransferTasks(Transfers(sources, destinations, limits), fatal), http, destinations, limits)
 

@@ -44,22 +44,11 @@ class _Turns:
 
     def change(self, key: str, by: int) -> None:
         """It got a slot, or gave one back."""
-        before = self._slots.get(key, 0)
-        slots = before + by
+        waits, slots = self.leave(key), self._slots.pop(key, 0) + by
         if slots:
             self._slots[key] = slots
-        else:
-            self._slots.pop(key, None)
-        same = self._waiting.get(before)
-        if same is None or key not in same:
-            return
-        if len(same) == 1 and slots not in self._waiting:
-            self._waiting[slots] = self._waiting.pop(before)  # mostly there is one job: this is done twice a file
-            return
-        del same[key]
-        if not same:
-            del self._waiting[before]
-        self._waiting.setdefault(slots, {})[key] = None
+        if waits:
+            self.wait(key)
 
 
 class FairQueue(Generic[T]):

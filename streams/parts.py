@@ -2,7 +2,6 @@
 
 import socket
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
@@ -10,13 +9,11 @@ from typing import Any
 from connectors.aws import Clients
 from connectors.destinations import StoreDestinations
 from connectors.dynamodb import DynamoTable
-from connectors.fetcher import WRITERS
-from connectors.http_files import open_http
 from connectors.memory import SystemClock
-from connectors.s3_files import S3Files
-from connectors.sources import LocalFiles, Sources
+from connectors.sources import Sources
 from connectors.sqs import open_queue
 from connectors.step_functions import StepFunctionsCallback
+from connectors.stores import open_stores
 from export_service.metrics import Metrics
 from export_service.settings import Settings
 from streams.dead_letters import DeadLetters
@@ -63,17 +60,13 @@ class Parts:
         dynamodb = await stack.enter_async_context(clients.open("dynamodb"))
         s3 = await stack.enter_async_context(clients.open("s3", connections=16))
         sfn = await stack.enter_async_context(clients.open("stepfunctions", connections=settings.callback.concurrency))
-        http = await stack.enter_async_context(open_http(settings.download))
         queue = None
         # Nobody else may read the queue, or should need the right to.
         if "connector" in roles and settings.queue.url is not None:
             sqs = await stack.enter_async_context(clients.open("sqs"))
             own = settings.queue
             queue = await stack.enter_async_context(open_queue(sqs, settings.queue.url, own.wait_seconds, own.max_receives, log))
-        s3_files = S3Files(s3)
-        sources = Sources({"http": http, "https": http, "s3": s3_files, "file": LocalFiles(settings.plan.file_root)})
+        _, sources, destinations = await open_stores(settings, s3, stack)
         table = DynamoTable(dynamodb, settings.table.name, timedelta(days=settings.table.ttl_days))
-        writers = stack.enter_context(ThreadPoolExecutor(WRITERS, thread_name_prefix="write"))
-        destinations = StoreDestinations(s3, writers)
         callbacks = StepFunctionsCallback(sfn)
         return cls(settings, names, publisher, metrics, table, callbacks, sources, destinations, queue, fetchers, log)

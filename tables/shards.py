@@ -11,17 +11,13 @@ class Shards:
     """Typed view of a bytes-to-bytes table (or of a dict, in tests)."""
 
     def __init__(self, table: MutableMapping[bytes, bytes]) -> None:
-        self._table, self._decoded = table, Decoded(Shard.from_bytes)
+        self._shards = Decoded(table, Shard.to_bytes, Shard.from_bytes)
 
     def get(self, job_id: str, run: int, number: int) -> Shard:
-        key = _key(job_id, run, number)
-        raw = self._table.get(key)
-        return self._decoded.value(key, raw) if raw else Shard()
+        return self._shards.get(_key(job_id, run, number)) or Shard()
 
     def put(self, job_id: str, run: int, number: int, shard: Shard) -> None:
-        key, raw = _key(job_id, run, number), shard.to_bytes()
-        self._table[key] = raw
-        self._decoded.note(key, raw, shard)
+        self._shards.put(_key(job_id, run, number), shard)
 
 
 def _key(job_id: str, run: int, number: int) -> bytes:

@@ -3,7 +3,7 @@
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import Any
 from export_service.devstack.processes import DevstackError
 
 KAFKA_VERSION = "4.3.1"
-_ARTIFACTS = (("org.apache.kafka", "kafka_2.13"), ("org.apache.kafka", "kafka-tools"))
+Artifacts = Sequence[tuple[str, str, str]]
+"""Group, name and version of each."""
+_BROKER: Artifacts = (("org.apache.kafka", "kafka_2.13", KAFKA_VERSION), ("org.apache.kafka", "kafka-tools", KAFKA_VERSION))
 
 
 def cache_folder() -> Path:
@@ -31,7 +33,7 @@ def class_path(cache: Path, fetch: Callable[[Path], list[Path]] | None = None) -
         jars = [cache / line for line in listing.read_text().splitlines()]
         if jars and all(jar.exists() for jar in jars):
             return jars
-    fetch = fetch or _fetch
+    fetch = fetch or download
     for attempt in (1, 2):
         try:
             jars = fetch(cache)
@@ -71,26 +73,21 @@ def _discard(cache: Path, pattern: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def _fetch(cache: Path) -> list[Path]:
-    from jgo.maven import MavenContext, PythonResolver
+def download(cache: Path, artifacts: Artifacts = _BROKER) -> list[Path]:
+    """The jars of these and of all that they need."""
+    from jgo.maven import Dependency, MavenContext, PythonResolver
 
     cache.mkdir(parents=True, exist_ok=True)
     with _progress() as (phase, downloading):
         phase(f"Resolving Kafka {KAFKA_VERSION}")
         resolver = PythonResolver(progress_callback=downloading)
         context = MavenContext(resolver=resolver, repo_cache=cache / "maven", timeout=60)
-        wanted = [_dependency(context, group, name) for group, name in _ARTIFACTS]
+        wanted = [Dependency(context.project(group, name).at_version(version).artifact()) for group, name, version in artifacts]
         inputs, others = resolver.resolve(wanted)
-        artifacts = {str(dep.artifact): dep.artifact for dep in (*inputs, *others)}
-        phase(f"Downloading {len(artifacts)} jars")
+        found = {str(dep.artifact): dep.artifact for dep in (*inputs, *others)}
+        phase(f"Downloading {len(found)} jars")
         with ThreadPoolExecutor(8) as pool:
-            return sorted(set(pool.map(lambda artifact: Path(artifact.resolve()), artifacts.values())))
-
-
-def _dependency(context: Any, group: str, name: str) -> Any:
-    from jgo.maven import Dependency
-
-    return Dependency(context.project(group, name).at_version(KAFKA_VERSION).artifact())
+            return sorted(set(pool.map(lambda artifact: Path(artifact.resolve()), found.values())))
 
 
 @contextmanager

@@ -27,7 +27,7 @@ BODY = b"content\n" * 500
 
 class Bench:
     def __init__(self, ends: list[socket.socket], folder: Path) -> None:
-        self.ends, self.out = ends, folder / "out"
+        self.out = folder / "out"
         self.failures: list[BaseException] = []
         self.asked: list[str] = []
         self.held = asyncio.Event()

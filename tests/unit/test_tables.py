@@ -40,7 +40,7 @@ def test_the_memory_is_bounded() -> None:
     shards = Shards(table)
     for number in range(decoded._MOST + 5):
         shards.put("a", 1, number, Shard(size=number))
-    assert len(shards._decoded._known) == decoded._MOST
+    assert len(shards._shards._known) == decoded._MOST
     assert shards.get("a", 1, 0).size == 0
 
 
