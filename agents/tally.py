@@ -1,12 +1,11 @@
 """results -> tables -> snapshots and completions: folds every event of a job, and says once when the job has ended. A later run of a job
 that failed goes back to requests, for the plan step to hand out what is left.
 
-The record is acked when its changelog writes and outputs are confirmed; records are pipelined, there is no round trip per record.
+The record is acked when its changelog writes and outputs are confirmed; records are pipelined, and write together (`streams/together.py`).
 A completion that was lost in a crash is sent again, because the record that caused it is not acked and folds to the same completion.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -15,38 +14,52 @@ from pydantic import ValidationError
 from export_service import jobs as folding
 from export_service import snapshots
 from export_service.jobs import JobState, Step
-from export_service.messages import AttemptOpened, ExportRequested, JobCancelled, JobCompleted, ResultsRange, job_events
+from export_service.messages import (
+    AttemptOpened,
+    ExportRequested,
+    JobCancelled,
+    JobCompleted,
+    JobEvent,
+    Record,
+    ResultsRange,
+    job_events,
+)
 from export_service.ports import Publisher
 from export_service.shards import ReadShard, Shard, bitmap_to_text
 from streams.ack_window import Entry
 from streams.dead_letters import DeadLetters
 from streams.steps import Handle, Incoming
-from streams.topics import Topics
+from streams.together import Together
+from streams.topics import Topics, TopicSpec
 from tables.jobs import Jobs
 from tables.shards import Shards
-
-Flush = Callable[[], Awaitable[list["asyncio.Future[Any]"]]]
-"""Sends the tables' unsent changelog writes; the futures confirm them."""
 
 
 def tally(
     jobs: Jobs,
     shards: Shards,
-    flush: Flush,
+    together: Together,
     publisher: Publisher,
     dead_letters: DeadLetters,
     topics: Topics,
     snapshot_every: timedelta,
 ) -> Handle:
     async def handle(record: Incoming, entry: Entry) -> None:
-        def shard(run: int, number: int) -> Shard:
-            return shards.get(job_id, run, number)
-
         try:
             event = job_events.validate_json(record.value or b"")
         except ValidationError as error:
             return entry.after([await dead_letters.put(record, error)])
+        async with together.writing:
+            together.add(entry, await count(event, record))
+        return None
+
+    async def count(event: JobEvent, record: Incoming) -> list["asyncio.Future[Any]"]:
+        """What confirms its outputs."""
         job_id = folding.job_of(event)
+
+        def shard(run: int, number: int) -> Shard:
+            return shards.get(job_id, run, number)
+
         before = jobs.get(job_id)
         step = folding.fold(before, event, record.offset, record.timestamp, shard)
         state, due = step.state, _snapshot_due(before, step, record, snapshot_every)
@@ -56,21 +69,16 @@ def tally(
             jobs.put(job_id, state)
         for (run, number), changed in step.shards.items():
             shards.put(job_id, run, number, changed)
-        confirmations = await flush()
-        key = job_id.encode()
+        outputs: list[tuple[TopicSpec, Record]] = []
         if due:
-            snapshot = snapshots.of(job_id, state)
-            confirmations.append(await publisher.send(topics.snapshots.name, key, snapshot.to_bytes()))
+            outputs.append((topics.snapshots, snapshots.of(job_id, state)))
         if step.reruns and isinstance(event, AttemptOpened):
-            again = _rerun(event.request, state, shard)
-            confirmations.append(await publisher.send(topics.requests.name, key, again.to_bytes()))
+            outputs.append((topics.requests, _rerun(event.request, state, shard)))
         if step.cancels:
-            cancelled = JobCancelled(job_id=job_id, attempt=state.attempt, cause=state.cause or "")
-            confirmations.append(await publisher.send(topics.cancellations.name, key, cancelled.to_bytes()))
+            outputs.append((topics.cancellations, JobCancelled(job_id=job_id, attempt=state.attempt, cause=state.cause or "")))
         if step.completes:
-            completed = _completed(job_id, state, record)
-            confirmations.append(await publisher.send(topics.completions.name, key, completed.to_bytes()))
-        return entry.after(confirmations)
+            outputs.append((topics.completions, _completed(job_id, state, record)))
+        return [await publisher.send(topic.name, job_id.encode(), output.to_bytes()) for topic, output in outputs]
 
     return handle
 

@@ -42,6 +42,7 @@ from streams.results_reader import read_results
 from streams.role import FaustRole, confirmed_table
 from streams.steps import beside
 from streams.stuck_jobs import explain
+from streams.together import Together
 from streams.topics import ensure, topics
 from tables.jobs import Jobs
 from tables.shards import Shards
@@ -293,9 +294,20 @@ def _tally(parts: Parts, fatal: Fatal) -> StartStop:
         return [*await jobs.flush(), *await shards.flush()]
 
     every = timedelta(seconds=parts.settings.tally.snapshot_seconds)
-    handle = tally(Jobs(jobs), Shards(shards), flush, publisher, parts.dead_letters, names, every)
+    together = Together(flush)
+    handle = tally(Jobs(jobs), Shards(shards), together, publisher, parts.dead_letters, names, every)
     role.consume(names.results, handle)
-    return role.start, role.stop
+    writing: list[asyncio.Task[None]] = []
+
+    async def start() -> None:
+        writing.append(beside(together.run(), fatal))
+        await role.start()
+
+    async def stop() -> None:
+        await role.stop()
+        writing[0].cancel()
+
+    return start, stop
 
 
 def _callback(parts: Parts, fatal: Fatal) -> StartStop:

@@ -31,14 +31,14 @@ class ConfirmedTable(faust.Table):  # type: ignore[type-arg]
     _carried: "frozenset[asyncio.Future[Any]]" = frozenset()
 
     def on_key_set(self, key: bytes, value: bytes) -> None:
-        self.unsent.append((self._event_partition(key), key, value))
+        self.unsent[self._event_partition(key), key] = value
 
     def on_key_del(self, key: bytes) -> None:
-        self.unsent.append((self._event_partition(key), key, None))
+        self.unsent[self._event_partition(key), key] = None
 
     @property
-    def unsent(self) -> list[Write]:
-        writes: list[Write] = self.__dict__.setdefault("_unsent", [])
+    def unsent(self) -> dict[tuple[int, bytes], bytes | None]:
+        writes: dict[tuple[int, bytes], bytes | None] = self.__dict__.setdefault("_unsent", {})
         return writes
 
     def _event_partition(self, key: bytes) -> int:
@@ -56,8 +56,9 @@ class ConfirmedTable(faust.Table):  # type: ignore[type-arg]
         self._carried = frozenset(self._under_way)
 
     async def flush(self) -> list["asyncio.Future[Any]"]:
-        """Send what was written since the last flush; the futures are done when the broker has it."""
-        writes, self.unsent[:] = list(self.unsent), []
+        """Send what was written since the last flush, of each key the last; the futures are done when the broker has it."""
+        writes = [(number, key, value) for (number, key), value in self.unsent.items()]
+        self.unsent.clear()
         topic = self.changelog_topic.get_topic_name()
         self._carried &= self._under_way
         futures = list(self._carried)
@@ -111,6 +112,10 @@ class ConfirmedTable(faust.Table):  # type: ignore[type-arg]
         super().apply_changelog_batch([event for event in batch if event.message.tp in ours])
 
     async def on_rebalance(self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0) -> None:
+        # Whoever has a partition next folds what we wrote there and did not send: our writes would come after his.
+        stays = {tp.partition for tp in assigned - newly_assigned}
+        for write in [write for write in self.unsent if write[0] not in stays]:
+            del self.unsent[write]
         await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
         if self.rocksdb is not None:
             await self._forget_what_the_changelog_has_not([tp for tp in newly_assigned if tp.topic in self.changelog_topic.topics])

@@ -17,6 +17,8 @@ from export_service.settings import Settings
 from streams.dead_letters import DeadLetters
 from streams.publisher import KafkaPublisher
 from streams.role import FaustRole, confirmed_table
+from streams.steps import beside
+from streams.together import Together
 from streams.topics import Topics, ensure, topics
 from tables.jobs import Jobs
 from tables.shards import Shards
@@ -82,8 +84,10 @@ async def running_tally(settings: Settings, publisher_type: type[KafkaPublisher]
             return [*await jobs.flush(), *await shards.flush()]
 
         dead_letters = DeadLetters(publisher, names.dead_letters.name, SystemClock())
-        handle = tally(Jobs(jobs), Shards(shards), flush, publisher, dead_letters, names, timedelta(seconds=0))
+        together = Together(flush)
+        handle = tally(Jobs(jobs), Shards(shards), together, publisher, dead_letters, names, timedelta(seconds=0))
         role.consume(names.results, handle)
+        writing = beside(together.run(), errors.append)
         await role.start()
         running = Running(role, Jobs(jobs), publisher, names)
         running.errors = errors
@@ -92,6 +96,7 @@ async def running_tally(settings: Settings, publisher_type: type[KafkaPublisher]
         finally:
             role.drain_with(lambda seconds: role.window.empty(min(seconds, 1)))
             await role.stop()
+            writing.cancel()
 
 
 def results(*indices: int, outcome: Outcome = Outcome.SUCCEEDED) -> TaskResults:

@@ -142,7 +142,7 @@ async def test_what_comes_again_waits_for_the_writes_of_its_first_time(settings:
             return sent[-1]
 
     here.publisher, here.rocksdb = cast(Any, Publisher()), None
-    here.unsent.append((0, b"a", b"1"))
+    here.unsent[0, b"a"] = b"1"
     await here.flush()
     assert await here.flush() == []
     here.carry()
