@@ -16,13 +16,13 @@ from export_service import snapshots
 from export_service.jobs import JobState, Step
 from export_service.messages import (
     AttemptOpened,
+    Event,
     ExportRequested,
     JobCancelled,
     JobCompleted,
-    JobEvent,
     Record,
     ResultsRange,
-    job_events,
+    read_event,
 )
 from export_service.ports import Publisher
 from export_service.shards import ReadShard, Shard, bitmap_to_text
@@ -46,14 +46,12 @@ def tally(
 ) -> Handle:
     async def handle(record: Incoming, entry: Entry) -> None:
         try:
-            event = job_events.validate_json(record.value or b"")
+            event = read_event(record.value or b"")
         except ValidationError as error:
             return entry.after([await dead_letters.put(record, error)])
-        async with together.writing:
-            together.add(entry, await count(event, record))
-        return None
+        return together.add(entry, await count(event, record))
 
-    async def count(event: JobEvent, record: Incoming) -> list["asyncio.Future[Any]"]:
+    async def count(event: Event, record: Incoming) -> list["asyncio.Future[Any]"]:
         """What confirms its outputs."""
         job_id = folding.job_of(event)
 
@@ -64,7 +62,7 @@ def tally(
         step = folding.fold(before, event, record.offset, record.timestamp, shard)
         state, due = step.state, _snapshot_due(before, step, record, snapshot_every)
         if due:
-            state = state.model_copy(update={"snapshot_at": record.timestamp})
+            state = state.but(snapshot_at=record.timestamp)
         if step.changed:
             jobs.put(job_id, state)
         for (run, number), changed in step.shards.items():

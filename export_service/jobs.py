@@ -13,22 +13,25 @@ Therefore each carries the offset of the last event folded into it, counters are
 and folding events again brings whichever is behind up to date without moving the one that is ahead.
 """
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from itertools import pairwise
+from types import MappingProxyType
 from typing import NamedTuple
 
+from export_service.counting import Counted, by_shard
 from export_service.messages import (
     AttemptOpened,
+    CountedResults,
+    Event,
     JobAccepted,
     JobCancelled,
-    JobEvent,
     JobInfo,
     JobPlanned,
     JobStatus,
-    Outcome,
     PlanFailed,
     Record,
+    Results,
     TaskResults,
     Timestamp,
 )
@@ -75,7 +78,9 @@ class JobState(Record):
 
     def run_at(self, offset: int) -> int | None:
         """The run that the event at `offset` was in; None if it came after its end."""
-        run = next(each for each in reversed(self.runs) if each.begun < offset)
+        run = self.runs[-1]
+        if run.begun >= offset:
+            run = next(each for each in reversed(self.runs) if each.begun < offset)
         return run.attempt if run.ended is None or offset <= run.ended else None
 
     @property
@@ -99,20 +104,19 @@ class JobState(Record):
         return sum(tally[0] + tally[1] + tally[2] for tally in self.tallies)
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """What one event did: `changed` of the state, `shards` holds the changed ones only, `completes`: this event ends the attempt,
     `cancels`: what is left of it must not be downloaded, `reruns`: what has not succeeded is to be planned again."""
 
     state: JobState
-    shards: Shards = field(default_factory=dict)
+    shards: Shards = MappingProxyType({})
     changed: bool = False
     completes: bool = False
     cancels: bool = False
     reruns: bool = False
 
 
-def fold(state: JobState | None, event: JobEvent, offset: int, at: datetime, shard: ReadShard) -> Step:
+def fold(state: JobState | None, event: Event, offset: int, at: datetime, shard: ReadShard) -> Step:
     """(state, event) -> state.
 
     Args:
@@ -145,7 +149,7 @@ def fold(state: JobState | None, event: JobEvent, offset: int, at: datetime, sha
                 return _stop(failed, {}, JobStatus.FAILED, "ExportPlanFailed", event.cause, offset, at, shard)
             failed = failed.model_copy(update={"error": "ExportPlanFailed", "cause": event.cause})
             return Step(_end(failed, JobStatus.FAILED, offset, at), changed=True, completes=True)
-        case TaskResults():
+        case TaskResults() | CountedResults():
             return _results(state, event, offset, at, shard)
         case JobCancelled():
             if event.attempt not in (None, state.attempt):
@@ -154,22 +158,22 @@ def fold(state: JobState | None, event: JobEvent, offset: int, at: datetime, sha
             return _stop(state, {}, status, event.error, event.cause, offset, at, shard)
 
 
-def job_of(event: JobEvent) -> str:
+def job_of(event: Event) -> str:
     """The job's id."""
-    return event.job_id if isinstance(event, TaskResults | JobCancelled) else event.job.job_id
+    return event.job_id if isinstance(event, Results | JobCancelled) else event.job.job_id
 
 
-def event_attempt(event: JobEvent) -> int:
-    if isinstance(event, TaskResults | JobCancelled):
+def event_attempt(event: Event) -> int:
+    if isinstance(event, Results | JobCancelled):
         return event.attempt or 1
     return event.job.attempt
 
 
-def _again(state: JobState, event: JobEvent, offset: int, shard: ReadShard) -> Step:
+def _again(state: JobState, event: Event, offset: int, shard: ReadShard) -> Step:
     """A replay after a crash that kept the state and lost shards. A later run needs them, so they are made whole."""
     repaired: Shards = {}
-    if isinstance(event, TaskResults):
-        repaired = _join(state, event, offset, shard)
+    if isinstance(event, Results):
+        repaired = _join(state, event.attempt, by_shard(event.results, state.total), offset, shard)
     for before, run in pairwise(state.runs):
         if run.begun == offset and state.plan < run.attempt:
             repaired = _kept(state, before.attempt, run.attempt, offset, shard)
@@ -217,7 +221,7 @@ def _kept(state: JobState, before: int, run: int, offset: int, shard: ReadShard)
     for number in range(len(state.tallies)):
         known = _visible(state, before, number, shard)
         if known.succeeded and shard(run, number).offset < offset:
-            kept[run, number] = replace(known.kept(), offset=offset)
+            kept[run, number] = known.kept()._replace(offset=offset)
     return kept
 
 
@@ -242,67 +246,56 @@ def _planned(state: JobState, event: JobPlanned, offset: int, at: datetime, shar
         "plan_digest": event.plan_digest,
         "status": JobStatus.RUNNING,
         "tallies": tuple(tallies),
+        "updated_at": at,
+        "offset": offset,
     }
     return _advance(state.model_copy(update=planned), {}, offset, at, shard)
 
 
-def _results(state: JobState, event: TaskResults, offset: int, at: datetime, shard: ReadShard) -> Step:
+def _results(state: JobState, event: Results, offset: int, at: datetime, shard: ReadShard) -> Step:
     if event.attempt < state.plan:
         return Step(state)
-    shards = _join(state, event, offset, shard)
-    numbers = _numbers(state, event)
+    run, counted = state.run, by_shard(event.results, state.total)
+    shards = _join(state, event.attempt, counted, offset, shard)
+    numbers: Iterable[int] = counted
     tallies = list(state.tallies)
     tallies += [(0, 0, 0, 0)] * (max(numbers, default=-1) + 1 - len(tallies))
-    if any(shard(state.run, number).offset == offset for number in numbers):
-        # A replay of an event that may have stopped the job: then it changed all shards.
-        numbers = set(range(len(tallies)))
+    for number in counted:
+        if shard(run, number).offset == offset:
+            # A replay of an event that may have stopped the job: then it changed all shards.
+            numbers = range(len(tallies))
     for number in numbers:
-        known = shards.get((state.run, number)) or _visible(state, state.run, number, shard)
+        known = shards.get((run, number)) or _visible(state, run, number, shard)
         # A shard from a later event (its write was kept, the state's lost) is counted when the replay gets there.
         if known.offset <= offset:
             tallies[number] = known.tally()
     if not shards and tuple(tallies) == state.tallies:
         return Step(state)
-    return _advance(state.model_copy(update={"tallies": tuple(tallies)}), shards, offset, at, shard)
+    moved = state.but(tallies=tuple(tallies), updated_at=at, offset=offset)
+    return _advance(moved, shards, offset, at, shard)
 
 
-def _join(state: JobState, event: TaskResults, offset: int, shard: ReadShard) -> dict[ShardKey, Shard]:
-    """The shards that the event changes."""
+def _join(state: JobState, attempt: int, counted: Mapping[int, Counted], offset: int, shard: ReadShard) -> dict[ShardKey, Shard]:
+    """The shards that an event of this attempt changes."""
     run = state.run_at(offset)
     changed: dict[ShardKey, Shard] = {}
-    if run is None or event.attempt < state.plan or run < state.plan:
+    if run is None or attempt < state.plan or run < state.plan:
         return changed
-    for number in _numbers(state, event):
+    for number, new in counted.items():
         before = _visible(state, run, number, shard)
         if before.offset >= offset:
             continue
-        bitmaps, fresh = dict.fromkeys(Outcome, 0), 0
-        for result in event.results:
-            if result.index // SHARD_TASKS != number or not _planned_index(state, result.index):
-                continue
-            if event.attempt < run and result.outcome is not Outcome.SUCCEEDED:
-                continue  # that failure is being tried again; a file that is there is there
-            bit = 1 << result.index % SHARD_TASKS
-            if result.outcome is Outcome.SUCCEEDED and not (bitmaps[result.outcome] | before.succeeded) & bit:
-                fresh += result.bytes
-            bitmaps[result.outcome] |= bit
-        after = before.join(bitmaps[Outcome.SUCCEEDED], bitmaps[Outcome.FAILED], bitmaps[Outcome.CANCELLED], fresh)
-        if after != before:
-            changed[run, number] = replace(after, offset=offset)
+        # Failures of an attempt before this run are being tried again; a file that is there is there.
+        failed, cancelled = (0, 0) if attempt < run else (new.failed, new.cancelled)
+        after = before.join(new.succeeded, failed, cancelled, new.fresh(before.succeeded), offset)
+        if after is not before:
+            changed[run, number] = after
     return changed
-
-
-def _numbers(state: JobState, event: TaskResults) -> set[int]:
-    return {result.index // SHARD_TASKS for result in event.results if _planned_index(state, result.index)}
 
 
 def all_numbers(state: JobState) -> range:
     """Of the plan's shards."""
     return range(-(-(state.total or 0) // SHARD_TASKS))
-
-
-def _planned_index(state: JobState, index: int) -> bool:
-    return state.total is None or index < state.total
 
 
 def _visible(state: JobState, run: int, number: int, shard: ReadShard) -> Shard:
@@ -316,8 +309,8 @@ def _fill(state: JobState, run: int, shards: Shards, offset: int, shard: ReadSha
     for number in all_numbers(state):
         before = shards.get((run, number)) or _visible(state, run, number, shard)
         every = (1 << min(SHARD_TASKS, (state.total or 0) - number * SHARD_TASKS)) - 1
-        if (after := before.join(0, 0, every)) != before:
-            filled[run, number] = replace(after, offset=offset)
+        if (after := before.join(0, 0, every, 0, offset)) is not before:
+            filled[run, number] = after
     return filled
 
 
@@ -337,18 +330,18 @@ def _stop(
 
 
 def _advance(state: JobState, shards: Shards, offset: int, at: datetime, shard: ReadShard) -> Step:
+    """After `state`, which this event has moved."""
     over = state.total is not None and (state.finished >= state.total or _hopeless(state))
     if not over or any(shard(state.run, number).offset > offset for number in all_numbers(state)):
         # A shard from a later event (its write was kept, the state's lost) says that the run did not end here, whatever is counted so far.
-        moved = state.model_copy(update={"updated_at": at, "offset": offset})
-        return Step(moved, shards, changed=True)
+        return Step(state, shards, changed=True)
     if _hopeless(state):
         step = _stop(state, shards, JobStatus.COMPLETED_WITH_FAILURES, "JobCompletedWithFailures", "", offset, at, shard)
         # Counted afterwards: a replay may find the shards as this very event left them.
         if left := step.state.cancelled:
             failed, total = step.state.failed, step.state.total
             cause = f"Job stopped after {failed} failed tasks, more than it tolerates; {left} of {total} total were cancelled"
-            return replace(step, state=step.state.model_copy(update={"cause": cause}))
+            return step._replace(state=step.state.model_copy(update={"cause": cause}))
     status = JobStatus.COMPLETED if _tolerated(state) else JobStatus.COMPLETED_WITH_FAILURES
     if status is JobStatus.COMPLETED_WITH_FAILURES:
         cause = f"Job completed with {state.failed} failed tasks out of {state.total} total"

@@ -7,8 +7,9 @@ No record carries a task token, and no URL here carries its query: a query (it m
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter
 from pydantic.alias_generators import to_camel
 
@@ -34,6 +35,16 @@ class Record(BaseModel):
 
     def to_bytes(self) -> bytes:
         return self.model_dump_json(exclude_none=True).encode()
+
+    def but(self, **fields: Any) -> Self:
+        """A copy with other values, which are not checked: as pydantic's own `model_copy`, in a quarter of its time."""
+        copy = self.__class__.__new__(self.__class__)
+        put = object.__setattr__  # the model is frozen
+        put(copy, "__dict__", self.__dict__ | fields)
+        put(copy, "__pydantic_fields_set__", self.__pydantic_fields_set__ | fields.keys())
+        put(copy, "__pydantic_extra__", None)
+        put(copy, "__pydantic_private__", None)
+        return copy
 
 
 class JobStatus(StrEnum):
@@ -313,3 +324,40 @@ class DeadLetter(Record):
 JobEvent = JobAccepted | JobPlanned | PlanFailed | TaskResults | AttemptOpened | JobCancelled
 job_events: TypeAdapter[JobEvent] = TypeAdapter(Annotated[JobEvent, Field(discriminator="type")])
 """Reads one `results` record. Raises pydantic.ValidationError."""
+
+
+class CountedResult(msgspec.Struct, gc=False, rename="camel"):
+    """TaskResult, for the tally."""
+
+    index: int
+    outcome: Outcome
+    name: str
+    url: str
+    bytes: int = 0
+    sha256: str | None = None
+    attempts: int = 1
+    duration_ms: int = 0
+    error: str | None = None
+    message: str | None = None
+
+
+class CountedResults(msgspec.Struct, tag_field="type", tag="TaskResults", rename="camel"):
+    """TaskResults, for the tally: it reads them four times as fast like this, and nearly all that is on `results` is these."""
+
+    job_id: str
+    attempt: int
+    results: list[CountedResult]
+    v: Literal[1] = 1
+
+
+Results = TaskResults | CountedResults
+Event = JobEvent | CountedResults
+_results = msgspec.json.Decoder(CountedResults)
+
+
+def read_event(value: bytes) -> Event:
+    """As `job_events` does; TaskResults come as CountedResults. Raises pydantic.ValidationError."""
+    try:
+        return _results.decode(value)
+    except (msgspec.MsgspecError, UnicodeError):
+        return job_events.validate_json(value)

@@ -2,15 +2,13 @@
 
 import base64
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 SHARD_TASKS = 8192
 _FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
+class Shard(NamedTuple):
     """Outcomes of tasks [n * 8192, (n + 1) * 8192). The three bitmaps are disjoint; bit i is task n * 8192 + i.
 
     `size` is the bytes of the succeeded tasks together, `offset` that of the last event that changed the shard.
@@ -22,12 +20,18 @@ class Shard:
     size: int = 0
     offset: int = -1
 
-    def join(self, succeeded: int, failed: int, cancelled: int, size: int = 0) -> "Shard":
-        """The better outcome of each task; `size` is that of tasks that had not succeeded before."""
+    def join(self, succeeded: int, failed: int, cancelled: int, size: int, offset: int) -> "Shard":
+        """The better outcome of each task, by the event at `offset`; the same shard if that changes none.
+
+        Args:
+            size: bytes of tasks that had not succeeded before.
+        """
         succeeded |= self.succeeded
         failed = (failed | self.failed) & ~succeeded
         cancelled = (cancelled | self.cancelled) & ~(succeeded | failed)
-        return Shard(succeeded, failed, cancelled, self.size + size, self.offset)
+        if (succeeded, failed, cancelled) == self[:3]:
+            return self
+        return Shard(succeeded, failed, cancelled, self.size + size, offset)
 
     def within(self, tasks: int) -> "Shard":
         """Without tasks whose bit is `tasks` or more."""

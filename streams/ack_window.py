@@ -65,8 +65,7 @@ class Entry:
         return None
 
     def _one_done(self, future: "asyncio.Future[Any]") -> None:
-        error = asyncio.CancelledError("output cancelled") if future.cancelled() else future.exception()
-        if error is not None:
+        if (error := _failure(future)) is not None:
             return self._window.fail(error)
         self._open -= 1
         if not self._open:
@@ -162,6 +161,14 @@ class AckWindow:
             return False
         return True
 
+    def finish(self, entries: Iterable[Entry], confirmed: "asyncio.Future[Any]") -> None:
+        """Done once `confirmed` is, which has ended. If it failed, that is fatal, and the records are never acked."""
+        if (error := _failure(confirmed)) is not None:
+            return self.fail(error)
+        for entry in entries:
+            entry.done()
+        return None
+
     def fail(self, error: BaseException) -> None:
         if not self._failed:
             self._failed = True
@@ -174,3 +181,7 @@ class AckWindow:
         while partition.entries and partition.entries[0].finished:
             partition.entries.popleft()
         self._moved.set()
+
+
+def _failure(future: "asyncio.Future[Any]") -> BaseException | None:
+    return asyncio.CancelledError("output cancelled") if future.cancelled() else future.exception()

@@ -22,8 +22,9 @@ from export_service.failures import SettingsError
 from export_service.metrics import Metrics
 from export_service.settings import Settings
 from streams.ack_window import AckWindow, Place
+from streams.bundles import BUNDLES, Bundle, BundleScheduler
 from streams.kafka_client import tls
-from streams.membership import be_static, instance_id, tell_errors
+from streams.membership import Hearing, be_static, instance_id, tell_errors
 from streams.patience import Patience
 from streams.recovery import ChangelogQueue, RecoveryWatch
 from tables.confirmed import ConfirmedTable
@@ -32,6 +33,8 @@ REVOKE_SECONDS = 5.0
 """How long a rebalance waits for records under way in a role with tables: they need a broker round trip, not a download.
 Without it, the next owner would fold those records again (harmless, but slow)."""
 
+_CHANGELOG_BUFFER = 256
+"""Records."""
 LOGGER = logging.getLogger("faust.app")
 """Faust's services log their starting and stopping under their module's name; under Faust's own it is as quiet as the rest of it."""
 
@@ -68,6 +71,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
         coordinator = consumer._coordinator
         be_static(coordinator)
         app = cast(ExportApp, self.app)
+        app.hearing = Hearing(coordinator)
         # This is the consumer's thread, with a loop of its own.
         tell_errors(coordinator, lambda error: app.loop.call_soon_threadsafe(app.on_failure, error))
 
@@ -84,6 +88,12 @@ class WindowConsumer(Consumer):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._read_offset = NothingRead()
+        self.scheduler = BundleScheduler(self.app.tables)
+
+    def _to_message(self, tp: TP, record: Any) -> Any:
+        if isinstance(record, list):
+            return Bundle.of(tp, record, self.app.consumer_generation_id)
+        return super()._to_message(tp, record)
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
         for place in self.window.places():
@@ -106,7 +116,16 @@ class ExportApp(faust.App):
     window: AckWindow
     recovery: RecoveryWatch
     on_failure: Callable[[BaseException], None]
+    hearing: Hearing | None = None
     revoke_seconds = 0.0
+
+    def current(self, generation: int) -> bool:
+        """Whether records that were fetched in this generation of the group may still be handled."""
+        return generation == self.consumer_generation_id and self.flow_control.is_active()
+
+    def owns(self) -> bool:
+        """Whether nobody else can have this worker's partitions now, so that it may write into their changelogs."""
+        return self.hearing is not None and self.hearing.fresh()
 
     def _new_transport(self) -> WindowTransport:
         return WindowTransport(self.conf.broker_consumer, self)
@@ -128,7 +147,7 @@ class ExportApp(faust.App):
         """All that is under way: its records come again."""
         self.window.keep_only([])
         for table in self.tables.values():
-            cast(ConfirmedTable, table).carry()
+            cast(ConfirmedTable, table).drop()
 
     async def _on_partitions_revoked(self, revoked: set[TP]) -> None:
         self.recovery.interrupted()
@@ -203,7 +222,7 @@ def create_app(
         # A static member that comes back is given its old assignment, with the URL it had then; Faust asserts that they are the same.
         canonical_url=f"http://{role}",
         consumer_auto_offset_reset="earliest",
-        stream_buffer_maxsize=256,
+        stream_buffer_maxsize=BUNDLES,
         stream_wait_empty=False,
         stream_publish_on_commit=False,
         table_standby_replicas=settings.tally.standby_replicas,
@@ -220,7 +239,7 @@ def create_app(
     app.recovery = RecoveryWatch(role, settings.worker.recovery_stall_seconds, metrics or Metrics(), on_failure)
 
     app.tables._changelog_queue = ChangelogQueue(  # type: ignore[attr-defined]  # where Faust would make its own
-        maxsize=app.conf.stream_buffer_maxsize, flow_control=app.flow_control, clear_on_resume=True
+        maxsize=_CHANGELOG_BUFFER, flow_control=app.flow_control, clear_on_resume=True
     )
 
     async def completed(*_: Any, **__: Any) -> None:

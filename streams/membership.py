@@ -5,19 +5,25 @@ aiokafka 0.14 joins with the instance id, but its heartbeats and commits do not 
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
 from aiokafka.errors import KafkaError, UnknownMemberIdError
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetCommitResponse_v3
-from aiokafka.protocol.group import HeartbeatRequest, HeartbeatResponse_v1
+from aiokafka.protocol.group import HeartbeatRequest, HeartbeatResponse_v1, SyncGroupRequest
 from aiokafka.protocol.types import Array, Int32, Int64, Schema, String
 
 from export_service.failures import ExportError, SettingsError
 
 _FENCED_INSTANCE_ID = 82
 """Kafka's error code; aiokafka has no class for it."""
+_REBALANCING = 27
+"""The answer to a heartbeat that is heard, but should join again."""
+_HEARD = (HeartbeatRequest, SyncGroupRequest)
+_SURE = 0.75
+"""Of a session timeout: the rest is for what was decided and is on its way."""
 
 
 class _HeartbeatResponse(Response):
@@ -104,6 +110,31 @@ def be_static(coordinator: Any) -> None:
         return response
 
     coordinator._send_req = send_as_instance
+
+
+class Hearing:
+    """When the group last said that this member is one. After a session timeout without, its partitions may be another's.
+
+    A worker that was frozen finds its writes ready to go, and its heart stopped: whoever has the partitions by now has gone on from an
+    earlier state, and an entry of ours on the changelog would come after his.
+    """
+
+    def __init__(self, coordinator: Any) -> None:
+        self._seconds: float = coordinator._session_timeout_ms / 1000 * _SURE
+        self._heard: float = -self._seconds
+        send = coordinator._send_req
+
+        async def heard(request: Any) -> Any:
+            sent = time.monotonic()
+            response = await send(request)
+            if isinstance(request, _HEARD) and response.error_code in (0, _REBALANCING):
+                self._heard = sent
+            return response
+
+        coordinator._send_req = heard
+
+    def fresh(self) -> bool:
+        return time.monotonic() - self._heard < self._seconds
 
 
 def tell_errors(coordinator: Any, fatal: Callable[[BaseException], object]) -> None:

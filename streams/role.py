@@ -56,7 +56,7 @@ class FaustRole:
             handle = self._concurrent = Concurrent(self.window, handle, concurrency)
         agent: Callable[[Any], Any] = self.app.agent(raw_topic(self.app, topic.name), name=self.name, concurrency=1)
         rereads = Rereads(self.app, self.window, holes=topic.compacted, beside=concurrency > 1)
-        agent(step_agent(self.window, rereads, handle))
+        agent(step_agent(self.window, rereads, handle, self.app.current))
         self._watch = partial(rereads.watch, topic.name)
 
     def drain_with(self, drain: Callable[[float], Awaitable[Any]]) -> None:

@@ -6,17 +6,15 @@ finishes it later (download), or runs beside its neighbours (`concurrent`: plan,
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from export_service.messages import from_millis
 from streams.ack_window import AckWindow, Entry, Place, SkippedRecord
 from streams.rereads import Rereads
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(NamedTuple):
     """One record as bytes. `timestamp` is the record's own."""
 
     place: Place
@@ -30,10 +28,18 @@ class Incoming:
 
 
 Handle = Callable[[Incoming, Entry], Awaitable[None]]
+_TURN = 32
+"""Records after which others have a turn of the loop."""
 
 
-def step_agent(window: AckWindow, rereads: Rereads, handle: Handle) -> Callable[[Any], Coroutine[Any, Any, None]]:
-    """The Faust agent function of a step. What escapes `handle` stops the worker: offsets stay, the record replays."""
+def step_agent(
+    window: AckWindow, rereads: Rereads, handle: Handle, current: Callable[[int], bool]
+) -> Callable[[Any], Coroutine[Any, Any, None]]:
+    """The Faust agent function of a step. What escapes `handle` stops the worker: offsets stay, the record replays.
+
+    Args:
+        current: whether records of this generation of the group may be handled. What is left of a bundle comes again otherwise.
+    """
 
     async def admit(place: Place, offset: int) -> Entry | None:
         if not window.knows(place):
@@ -46,12 +52,17 @@ def step_agent(window: AckWindow, rereads: Rereads, handle: Handle) -> Callable[
     async def agent(stream: Any) -> None:
         try:
             async for event in stream.noack().events():
-                message = event.message
-                place = Place(message.topic, message.partition)
-                entry = await admit(place, message.offset)
-                if entry is not None:
-                    at = from_millis(round(message.timestamp * 1000))
-                    await handle(Incoming(place, message.offset, at, message.key, message.value), entry)
+                bundle = event.message
+                place = Place(bundle.topic, bundle.partition)
+                for number, record in enumerate(bundle.records, start=1):
+                    if not current(bundle.generation_id):
+                        break
+                    entry = await admit(place, record.offset)
+                    if entry is not None:
+                        at = from_millis(record.timestamp)
+                        await handle(Incoming(place, record.offset, at, record.key, record.value), entry)
+                    if number % _TURN == 0:
+                        await asyncio.sleep(0)
         except Exception as error:
             window.fail(error)
             # Returning would let Faust restart the agent and take the next record.

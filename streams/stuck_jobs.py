@@ -16,6 +16,7 @@ from export_service.missing import missing
 from export_service.settings import Settings
 from streams.kafka_client import connection, unreachable
 from streams.topics import Topics
+from tables.decoded import Values
 from tables.jobs import Jobs
 from tables.shards import Shards
 
@@ -65,13 +66,13 @@ def _tasks(jobs: Jobs, shards: Shards, job_id: str) -> dict[str, Any]:
     return {"tasksLeft": found.count, "missingTasks": found.text}
 
 
-async def _last_values(consumer: AIOKafkaConsumer, places: list[TopicPartition], job_ids: Collection[str]) -> dict[bytes, bytes]:
+async def _last_values(consumer: AIOKafkaConsumer, places: list[TopicPartition], job_ids: Collection[str]) -> Values:
     """These jobs' entries of a table."""
     mine = {job_id.encode() for job_id in job_ids}
     ends = await consumer.end_offsets(places)
     consumer.assign(places)
     await consumer.seek_to_beginning(*places)
-    last: dict[bytes, bytes] = {}
+    last = Values()
     while left := [place for place in places if await consumer.position(place) < ends[place]]:
         for records in (await consumer.getmany(*left, timeout_ms=1000)).values():
             for record in records:

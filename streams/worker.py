@@ -294,7 +294,7 @@ def _tally(parts: Parts, fatal: Fatal) -> StartStop:
         return [*await jobs.flush(), *await shards.flush()]
 
     every = timedelta(seconds=parts.settings.tally.snapshot_seconds)
-    together = Together(flush)
+    together = Together(flush, role.window, role.app.owns)
     handle = tally(Jobs(jobs), Shards(shards), together, publisher, parts.dead_letters, names, every)
     role.consume(names.results, handle)
     writing: list[asyncio.Task[None]] = []

@@ -1,14 +1,16 @@
 """A Faust table whose changelog writes can be awaited.
 
 Faust hands changelog records to a buffer and commits offsets without waiting for them (P7, P8); then a crash loses table writes whose
-source record is already committed. Here a write stays in `unsent` until `flush`, which sends it to the source record's partition and
-gives the delivery futures, so that the ack window can hold the record until the broker has its changelog.
+source record is already committed. Here a value stays in `unsent` until `flush`, which sends it to the source record's partition and
+gives the delivery futures, so that the ack window can hold the record until the broker has its changelog. Of several values of a key
+only the last is encoded, kept and sent.
 """
 
 import asyncio
 import logging
-from functools import partial
-from typing import Any, cast
+from collections.abc import Callable, Collection
+from functools import cached_property, partial
+from typing import Any, NamedTuple, cast
 
 import faust
 import structlog
@@ -21,56 +23,65 @@ Write = tuple[int, bytes, bytes | None]
 """Partition, key, value."""
 
 
+class Unsent(NamedTuple):
+    """A value, and what makes the table's bytes of (key, value)."""
+
+    partition: int
+    value: Any
+    encode: Callable[[bytes, Any], bytes]
+
+
 class ConfirmedTable(faust.Table):  # type: ignore[type-arg]
-    """Bytes to bytes. Written only while its agent iterates a record, on that record's partition (P11)."""
+    """Bytes to bytes. Written with `put` only, while its agent iterates a record, on that record's partition (P11)."""
 
     logger = logging.getLogger("faust.tables")
     publisher: Publisher
     rocksdb: SharedOptions | None = None
     """Set: the table is kept in RocksDB, else in memory."""
-    _carried: "frozenset[asyncio.Future[Any]]" = frozenset()
 
-    def on_key_set(self, key: bytes, value: bytes) -> None:
-        self.unsent[self._event_partition(key), key] = value
-
-    def on_key_del(self, key: bytes) -> None:
-        self.unsent[self._event_partition(key), key] = None
-
-    @property
-    def unsent(self) -> dict[tuple[int, bytes], bytes | None]:
-        writes: dict[tuple[int, bytes], bytes | None] = self.__dict__.setdefault("_unsent", {})
-        return writes
-
-    def _event_partition(self, key: bytes) -> int:
+    def put(self, key: bytes, value: Any, encode: Callable[[bytes, Any], bytes]) -> None:
         partition = self.partition_for_key(key)
         assert partition is not None
-        return int(partition)
+        self.unsent[key] = Unsent(int(partition), value, encode)
 
-    @property
+    def on_key_set(self, key: bytes, value: bytes) -> None:  # noqa: ARG002  # Faust's signature
+        raise TypeError("this table is written with `put`")
+
+    @cached_property
+    def unsent(self) -> dict[bytes, Unsent]:
+        """What was put since the last flush. The table itself does not have it yet."""
+        return {}
+
+    @cached_property
     def _under_way(self) -> set["asyncio.Future[Any]"]:
-        futures: set[asyncio.Future[Any]] = self.__dict__.setdefault("_futures", set())
-        return futures
+        return set()
 
-    def carry(self) -> None:
-        """The records of what is under way come again. They find their writes made, so each later flush waits for these too."""
-        self._carried = frozenset(self._under_way)
+    def drop(self, but: Collection[int] = ()) -> None:
+        """Forget what was not sent, except in these partitions: its records come again, perhaps to somebody else."""
+        for key in [key for key, unsent in self.unsent.items() if unsent.partition not in but]:
+            del self.unsent[key]
 
     async def flush(self) -> list["asyncio.Future[Any]"]:
-        """Send what was written since the last flush, of each key the last; the futures are done when the broker has it."""
-        writes = [(number, key, value) for (number, key), value in self.unsent.items()]
-        self.unsent.clear()
+        """Send what was put since the last flush.
+
+        The futures are done when the broker has that and all before it: records that come again after a rebalance find their values made,
+        and these may still be on their way.
+        """
         topic = self.changelog_topic.get_topic_name()
-        self._carried &= self._under_way
-        futures = list(self._carried)
-        for write in writes:
-            number, key, value = write
-            future = await self.publisher.send(topic, key, value, partition=number)
+        for key in list(self.unsent):
+            if (unsent := self.unsent.pop(key, None)) is None:
+                continue  # dropped meanwhile
+            number, raw = unsent.partition, unsent.encode(key, unsent.value)
+            if self.rocksdb is None:
+                self.data[key] = raw
+            else:
+                self.disk.put(number, key, raw)
+            future = await self.publisher.send(topic, key, raw, partition=number)
             if self.rocksdb is not None:
-                future.add_done_callback(partial(self._keep, write, self.disk.opened(number)))
+                future.add_done_callback(partial(self._keep, (number, key, raw), self.disk.opened(number)))
             self._under_way.add(future)
             future.add_done_callback(self._under_way.discard)
-            futures.append(future)
-        return futures
+        return list(self._under_way)
 
     @property
     def disk(self) -> ConfirmedStore:
@@ -112,10 +123,9 @@ class ConfirmedTable(faust.Table):  # type: ignore[type-arg]
         super().apply_changelog_batch([event for event in batch if event.message.tp in ours])
 
     async def on_rebalance(self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0) -> None:
-        # Whoever has a partition next folds what we wrote there and did not send: our writes would come after his.
+        # Whoever has a partition next folds what we put there and did not send: our writes would come after his.
         stays = {tp.partition for tp in assigned - newly_assigned}
-        for write in [write for write in self.unsent if write[0] not in stays]:
-            del self.unsent[write]
+        self.drop(stays)
         await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
         if self.rocksdb is not None:
             await self._forget_what_the_changelog_has_not([tp for tp in newly_assigned if tp.topic in self.changelog_topic.topics])

@@ -1,15 +1,13 @@
 """Table `jobs`: job id -> JobState (JSON)."""
 
-from collections.abc import MutableMapping
-
 from export_service.jobs import JobState
-from tables.decoded import Decoded
+from tables.decoded import Decoded, Table
 
 
 class Jobs:
-    """Typed view of a bytes-to-bytes table (or of a dict, in tests)."""
+    """Typed view of a bytes-to-bytes table ."""
 
-    def __init__(self, table: MutableMapping[bytes, bytes]) -> None:
+    def __init__(self, table: Table) -> None:
         self._states = Decoded(table, JobState.to_bytes, JobState.model_validate_json)
 
     def get(self, job_id: str) -> JobState | None:

@@ -104,15 +104,11 @@ class ConfirmedStore(Store):
         self._close(partition)
         shutil.rmtree(self.partition_path(partition), ignore_errors=True)
 
-    def _set(self, key: bytes, value: bytes | None) -> None:
-        event = current_event()
-        assert event is not None, "tables are written while a record is iterated (P11)"
-        entry = self._unconfirmed.setdefault(event.message.partition, {}).setdefault(key, _Unconfirmed())
+    def put(self, partition: int, key: bytes, value: bytes) -> None:
+        """Faust's own way takes the partition from the record that is being iterated, if there is one."""
+        entry = self._unconfirmed.setdefault(partition, {}).setdefault(key, _Unconfirmed())
         entry.value = value
         entry.writes += 1
-
-    def _del(self, key: bytes) -> None:
-        self._set(key, None)
 
     def _get(self, key: bytes) -> bytes | None:
         for waiting in self._waiting():

@@ -1,16 +1,14 @@
 """Table `shards`: job id / shard number, or job id / run.shard number of a later run -> bitmaps of 8,192 tasks, so that a result rewrites
 at most some 2 KiB however large its job."""
 
-from collections.abc import MutableMapping
-
 from export_service.shards import Shard
-from tables.decoded import Decoded
+from tables.decoded import Decoded, Table
 
 
 class Shards:
-    """Typed view of a bytes-to-bytes table (or of a dict, in tests)."""
+    """Typed view of a bytes-to-bytes table ."""
 
-    def __init__(self, table: MutableMapping[bytes, bytes]) -> None:
+    def __init__(self, table: Table) -> None:
         self._shards = Decoded(table, Shard.to_bytes, Shard.from_bytes)
 
     def get(self, job_id: str, run: int, number: int) -> Shard:

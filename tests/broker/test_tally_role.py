@@ -84,7 +84,7 @@ async def running_tally(settings: Settings, publisher_type: type[KafkaPublisher]
             return [*await jobs.flush(), *await shards.flush()]
 
         dead_letters = DeadLetters(publisher, names.dead_letters.name, SystemClock())
-        together = Together(flush)
+        together = Together(flush, role.window, role.app.owns)
         handle = tally(Jobs(jobs), Shards(shards), together, publisher, dead_letters, names, timedelta(seconds=0))
         role.consume(names.results, handle)
         writing = beside(together.run(), errors.append)

@@ -1,7 +1,6 @@
 """The fold gives the same job whatever order, repeats and crashes its events went through."""
 
 from copy import copy
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from unittest.mock import patch
@@ -68,7 +67,7 @@ class Tables:
             state.failed,
             state.cancelled,
             state.bytes,
-            {key: replace(s, offset=0) for key, s in self.shards.items() if key[0] >= state.plan and s.tally() != (0, 0, 0, 0)},
+            {key: s._replace(offset=0) for key, s in self.shards.items() if key[0] >= state.plan and s.tally() != (0, 0, 0, 0)},
         )
 
 

@@ -55,8 +55,8 @@ def store(settings: Settings) -> ConfirmedStore:
 async def test_a_write_is_read_at_once_and_on_disk_when_it_is_confirmed(settings: Settings) -> None:
     here = store(settings)
     iterating(1)
-    here[b"a"] = b"one"
-    here[b"a"] = b"two"
+    here.put(1, b"a", b"one")
+    here.put(1, b"a", b"two")
     assert here[b"a"] == b"two"
     disk = here._db_for_partition(1)
     assert disk.get(b"a") is None
@@ -65,10 +65,6 @@ async def test_a_write_is_read_at_once_and_on_disk_when_it_is_confirmed(settings
     assert here[b"a"] == b"two"
     here.confirmed(TP(TOPIC, 1), 8, b"a", b"two", 0)
     assert (disk.get(b"a"), here.persisted_offset(TP(TOPIC, 1))) == (b"two", 8)
-    del here[b"a"]
-    assert b"a" not in here
-    here.confirmed(TP(TOPIC, 1), 9, b"a", None, 0)
-    assert disk.get(b"a") is None
     assert not here._unconfirmed[1]
 
 
@@ -76,14 +72,14 @@ async def test_what_was_not_confirmed_is_gone_after_a_crash_and_after_a_revoke(s
     first = table(settings)
     iterating(0)
     first.disk._db_for_partition(0)
-    first.disk[b"kept"] = b"1"
+    first.disk.put(0, b"kept", b"1")
     first.disk.confirmed(TP(TOPIC, 0), 0, b"kept", b"1", 0)
-    first.disk[b"lost"] = b"1"
+    first.disk.put(0, b"lost", b"1")
     await first.disk.stop()  # nothing of what waits is written
     second = table(settings)
     assert second.disk[b"kept"] == b"1"
     assert b"lost" not in second.disk
-    second.disk[b"lost"] = b"1"
+    second.disk.put(0, b"lost", b"1")
     second.disk.revoke_partitions(second, {TP(TOPIC, 0)})
     second.disk.confirmed(TP(TOPIC, 0), 1, b"lost", b"1", 0)
     assert not second.disk._dbs, "a late confirmation opens nothing of a partition that went away"
@@ -93,11 +89,11 @@ async def test_what_was_not_confirmed_is_gone_after_a_crash_and_after_a_revoke(s
 async def test_a_confirmation_from_before_a_revoke_says_nothing_of_what_was_written_since(settings: Settings) -> None:
     here = table(settings)
     iterating(0)
-    here.disk[b"a"] = b"one"
+    here.disk.put(0, b"a", b"one")
     before = here.disk.opened(0)
     here.disk.revoke_partitions(here, {TP(TOPIC, 0)})
-    here.disk[b"a"] = b"one"
-    here.disk[b"a"] = b"two"
+    here.disk.put(0, b"a", b"one")
+    here.disk.put(0, b"a", b"two")
     here.disk._db_for_partition(0)
     here.disk.confirmed(TP(TOPIC, 0), 7, b"a", b"one", before)
     here.disk.confirmed(TP(TOPIC, 0), 8, b"a", b"one", here.disk.opened(0))
@@ -123,7 +119,7 @@ async def test_a_disk_that_fails_ends_the_worker_and_is_written_no_more(settings
 
     kept, here.disk._dbs[0] = here.disk._dbs[0], Full()
     for number, key in enumerate((b"a", b"b")):
-        here.disk[key] = b"1"
+        here.disk.put(0, key, b"1")
         sent: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         sent.set_result(RecordMetadata(TOPIC, 0, TP(TOPIC, 0), number, 0, 0, 0))
         here._keep((0, key, b"1"), here.disk.opened(0), sent)
@@ -132,24 +128,73 @@ async def test_a_disk_that_fails_ends_the_worker_and_is_written_no_more(settings
     assert here.disk.persisted_offset(TP(TOPIC, 0)) is None, "a later offset would hide the write that is missing"
 
 
-async def test_what_comes_again_waits_for_the_writes_of_its_first_time(settings: Settings) -> None:
-    here = table(settings)
-    sent: list[asyncio.Future[Any]] = []
+class Publisher:
+    """Of which nothing is confirmed before the test says so."""
 
-    class Publisher:
-        async def send(self, *_: object, **__: object) -> "asyncio.Future[Any]":
-            sent.append(asyncio.get_running_loop().create_future())
-            return sent[-1]
+    def __init__(self) -> None:
+        self.sent: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
 
-    here.publisher, here.rocksdb = cast(Any, Publisher()), None
-    here.unsent[0, b"a"] = b"1"
+    async def send(self, *record: Any, partition: int) -> "asyncio.Future[Any]":
+        self.sent.append(((*record, partition), asyncio.get_running_loop().create_future()))
+        return self.sent[-1][1]
+
+
+def in_memory(settings: Settings) -> tuple[ConfirmedTable, Publisher]:
+    here, publisher = (
+        table(settings.model_copy(update={"tally": settings.tally.model_copy(update={"store": "memory://"})})),
+        Publisher(),
+    )
+    here.publisher = cast(Any, publisher)
+    return here, publisher
+
+
+def as_bytes(_: bytes, value: str) -> bytes:
+    return value.encode()
+
+
+async def test_of_several_values_only_the_last_is_encoded_kept_and_sent(settings: Settings) -> None:
+    here, publisher = in_memory(settings)
+    iterating(2)
+    here.put(b"a", "one", as_bytes)
+    here.put(b"a", "two", as_bytes)
+    assert here.get(b"a") is None
+    assert here.unsent[b"a"].value == "two"
     await here.flush()
-    assert await here.flush() == []
-    here.carry()
-    assert await here.flush() == sent
-    sent[0].set_result(None)
+    assert here[b"a"] == b"two"
+    assert not here.unsent
+    assert [record for record, _ in publisher.sent] == [(TOPIC, b"a", b"two", 2)]
+
+
+async def test_a_table_is_written_in_one_way(settings: Settings) -> None:
+    here, _ = in_memory(settings)
+    iterating(0)
+    with pytest.raises(TypeError, match="`put`"):
+        here[b"a"] = b"1"
+
+
+async def test_a_flush_is_confirmed_when_all_before_it_is(settings: Settings) -> None:
+    """A record that comes again after a rebalance finds its values made, and must not be acked before they are with the broker."""
+    here, publisher = in_memory(settings)
+    iterating(0)
+    here.put(b"a", "one", as_bytes)
+    first = await here.flush()
+    assert await here.flush() == first == [future for _, future in publisher.sent]
+    first[0].set_result(None)
     await asyncio.sleep(0)
     assert await here.flush() == []
+
+
+async def test_what_was_not_sent_goes_with_its_partition(settings: Settings) -> None:
+    here, publisher = in_memory(settings)
+    for partition in range(3):
+        iterating(partition)
+        here.put(b"%d" % partition, "x", as_bytes)
+    places = [TP(here.changelog_topic.get_topic_name(), partition) for partition in range(3)]
+    await here.on_rebalance(assigned={places[0], places[2]}, revoked=set(), newly_assigned={places[2]})
+    assert list(here.unsent) == [b"0"]
+    here.drop()
+    assert await here.flush() == []
+    assert not publisher.sent
 
 
 async def test_an_older_confirmation_never_replaces_what_a_recovery_has_read(settings: Settings) -> None:
@@ -157,7 +202,7 @@ async def test_an_older_confirmation_never_replaces_what_a_recovery_has_read(set
     iterating(0)
     here._db_for_partition(0).put(b"a", b"newer")
     here.set_persisted_offset(TP(TOPIC, 0), 20)
-    here[b"a"] = b"older"
+    here.put(0, b"a", b"older")
     here.confirmed(TP(TOPIC, 0), 10, b"a", b"older", 0)
     assert (here[b"a"], here.persisted_offset(TP(TOPIC, 0))) == (b"newer", 20)
 

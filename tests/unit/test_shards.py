@@ -7,8 +7,13 @@ from export_service.shards import Shard, bitmap_from_text, bitmap_to_text
 
 def test_the_better_outcome_of_a_task_counts_whichever_comes_first() -> None:
     before = Shard(succeeded=0b000_0111, failed=0b001_1000, cancelled=0b110_0000, size=5, offset=9)
-    assert before.join(0b010_1001, 0b100_0010, 0b001_0100, 7) == Shard(0b010_1111, 0b101_0000, 0, 12, 9)
-    assert before.join(0, 0, 1 << 7) == Shard(0b000_0111, 0b001_1000, 0b1110_0000, 5, 9)
+    assert before.join(0b010_1001, 0b100_0010, 0b001_0100, 7, 10) == Shard(0b010_1111, 0b101_0000, 0, 12, 10)
+    assert before.join(0, 0, 1 << 7, 0, 11) == Shard(0b000_0111, 0b001_1000, 0b1110_0000, 5, 11)
+
+
+def test_what_changes_nothing_leaves_the_shard_as_it_was() -> None:
+    before = Shard(succeeded=0b001, failed=0b010, cancelled=0b100, size=5, offset=9)
+    assert before.join(0b001, 0b011, 0b111, 0, 10) is before
 
 
 def test_what_is_beyond_the_list_is_cut_off() -> None:

@@ -1,5 +1,6 @@
 """Typed tables remember what they decoded, and never answer with what the table no longer has."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from export_service.jobs import JobState
@@ -14,7 +15,7 @@ def state(offset: int) -> JobState:
 
 
 def test_a_value_is_decoded_once_and_again_when_the_table_changed() -> None:
-    table: dict[bytes, bytes] = {}
+    table = decoded.Values()
     jobs = Jobs(table)
     jobs.put("a", state(1))
     assert jobs.get("a") == state(1)
@@ -26,7 +27,7 @@ def test_a_value_is_decoded_once_and_again_when_the_table_changed() -> None:
 
 
 def test_shards_of_jobs_and_runs_are_kept_apart() -> None:
-    table: dict[bytes, bytes] = {}
+    table = decoded.Values()
     shards = Shards(table)
     for run, number in ((1, 0), (1, 1), (2, 0)):
         shards.put("a", run, number, Shard(succeeded=1 << (run + number)))
@@ -35,8 +36,22 @@ def test_shards_of_jobs_and_runs_are_kept_apart() -> None:
     assert shards.get("a", 1, 0) == Shard()
 
 
+def test_a_value_that_waits_to_be_written_is_the_newest() -> None:
+    @dataclass
+    class Waiting:
+        value: JobState
+
+    table = decoded.Values()
+    jobs = Jobs(table)
+    jobs.put("a", state(1))
+    table.unsent = {b"a": Waiting(state(2))}
+    assert jobs.get("a") == state(2)
+    table.unsent = {}
+    assert jobs.get("a") == state(1)
+
+
 def test_the_memory_is_bounded() -> None:
-    table: dict[bytes, bytes] = {}
+    table = decoded.Values()
     shards = Shards(table)
     for number in range(decoded._MOST + 5):
         shards.put("a", 1, number, Shard(size=number))
