@@ -16,11 +16,11 @@ from pydantic_core import to_json
 
 from export_service.backoff import pauses
 from export_service.failures import TransferError
-from export_service.messages import JobCompleted, Outcome, ResultsRange, TaskResult, TaskResults
+from export_service.messages import JobCompleted, Outcome, Result, Results, ResultsRange
 from export_service.ports import Destinations
 from export_service.shards import SHARD_TASKS
 
-Events = Callable[[str, ResultsRange], AsyncIterator[TaskResults]]
+Events = Callable[[str, ResultsRange], AsyncIterator[Results]]
 """Reads the TaskResults of one job in a range of `results`, in offset order."""
 
 _ATTRIBUTES = ("index", "name", "url", "outcome", "bytes", "sha256", "attempts", "duration_ms", "error", "message")
@@ -53,14 +53,14 @@ class Reporter:
                     buffer.clear()
             await sink.write(bytes(buffer))
 
-    async def _counting(self, completed: JobCompleted) -> AsyncIterator[TaskResult]:
+    async def _counting(self, completed: JobCompleted) -> AsyncIterator[Result]:
         """Each task's outcome that counts, once."""
         job_id, events = completed.snapshot.job_id, completed.events
-        kept: list[TaskResults] | None = None
+        kept: list[Results] | None = None
         if events.last - events.first < _IN_MEMORY:
             kept = [event async for event in self._events(job_id, events)]
 
-        async def read() -> AsyncIterator[TaskResult]:
+        async def read() -> AsyncIterator[Result]:
             async for event in _each(kept) if kept is not None else self._events(job_id, events):
                 if event.attempt < completed.plan:
                     continue
@@ -76,7 +76,7 @@ class Reporter:
                 ranks = best[number] = bytearray(SHARD_TASKS)
             ranks[place] = max(ranks[place], _RANK[result.outcome])
 
-        def counts(result: TaskResult) -> bool:
+        def counts(result: Result) -> bool:
             number, place = divmod(result.index, SHARD_TASKS)
             if best[number][place] != _RANK[result.outcome]:
                 return False
@@ -106,7 +106,7 @@ async def write_with_retries(reporter: Reporter, completed: JobCompleted, log: A
     return None
 
 
-async def _each(events: list[TaskResults]) -> AsyncIterator[TaskResults]:
+async def _each(events: list[Results]) -> AsyncIterator[Results]:
     for event in events:
         yield event
 
@@ -115,7 +115,7 @@ def _header(form: str) -> bytes:
     return (",".join(FIELDS) + "\r\n").encode() if form == "csv" else b""
 
 
-def _line(result: TaskResult, form: str) -> bytes:
+def _line(result: Result, form: str) -> bytes:
     fields = {name: value for name, value in zip(FIELDS, _values(result), strict=True) if value is not None}
     if form == "jsonl":
         return to_json(fields) + b"\n"

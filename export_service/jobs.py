@@ -22,7 +22,6 @@ from typing import NamedTuple
 from export_service.counting import Counted, by_shard
 from export_service.messages import (
     AttemptOpened,
-    CountedResults,
     Event,
     JobAccepted,
     JobCancelled,
@@ -30,6 +29,7 @@ from export_service.messages import (
     JobPlanned,
     JobStatus,
     PlanFailed,
+    QuickResults,
     Record,
     Results,
     TaskResults,
@@ -149,7 +149,7 @@ def fold(state: JobState | None, event: Event, offset: int, at: datetime, shard:
                 return _stop(failed, {}, JobStatus.FAILED, "ExportPlanFailed", event.cause, offset, at, shard)
             failed = failed.model_copy(update={"error": "ExportPlanFailed", "cause": event.cause})
             return Step(_end(failed, JobStatus.FAILED, offset, at), changed=True, completes=True)
-        case TaskResults() | CountedResults():
+        case TaskResults() | QuickResults():
             return _results(state, event, offset, at, shard)
         case JobCancelled():
             if event.attempt not in (None, state.attempt):

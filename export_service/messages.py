@@ -16,7 +16,9 @@ from pydantic.alias_generators import to_camel
 
 def iso_millis(when: datetime) -> str:
     """`2025-01-15T10:30:00.000Z`, the one time format that leaves the process."""
-    return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if when.tzinfo is not UTC:
+        when = when.astimezone(UTC)
+    return when.isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def from_millis(millis: int) -> datetime:
@@ -326,8 +328,8 @@ job_events: TypeAdapter[JobEvent] = TypeAdapter(Annotated[JobEvent, Field(discri
 """Reads one `results` record. Raises pydantic.ValidationError."""
 
 
-class CountedResult(msgspec.Struct, gc=False, rename="camel"):
-    """TaskResult, for the tally."""
+class QuickResult(msgspec.Struct, gc=False, rename="camel"):
+    """TaskResult, read quickly."""
 
     index: int
     outcome: Outcome
@@ -341,22 +343,23 @@ class CountedResult(msgspec.Struct, gc=False, rename="camel"):
     message: str | None = None
 
 
-class CountedResults(msgspec.Struct, tag_field="type", tag="TaskResults", rename="camel"):
-    """TaskResults, for the tally: it reads them four times as fast like this, and nearly all that is on `results` is these."""
+class QuickResults(msgspec.Struct, tag_field="type", tag="TaskResults", rename="camel"):
+    """TaskResults, read four times as quickly. Nearly all that is on `results` is these."""
 
     job_id: str
     attempt: int
-    results: list[CountedResult]
+    results: list[QuickResult]
     v: Literal[1] = 1
 
 
-Results = TaskResults | CountedResults
-Event = JobEvent | CountedResults
-_results = msgspec.json.Decoder(CountedResults)
+Result = TaskResult | QuickResult
+Results = TaskResults | QuickResults
+Event = JobEvent | QuickResults
+_results = msgspec.json.Decoder(QuickResults)
 
 
 def read_event(value: bytes) -> Event:
-    """As `job_events` does; TaskResults come as CountedResults. Raises pydantic.ValidationError."""
+    """As `job_events` does; TaskResults come as QuickResults. Raises pydantic.ValidationError."""
     try:
         return _results.decode(value)
     except (msgspec.MsgspecError, UnicodeError):

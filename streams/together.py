@@ -1,4 +1,4 @@
-"""What many records put into tables goes out together, some times a second: of several values of one key only the last.
+"""What many records put into tables goes out together, twice a second: of several values of one key only the last.
 
 A record is acked when all that it put, and sent, is confirmed. So a crash repeats at most the records of the last moments, as with any
 commit; but a job whose results come by the thousand has a few changelog records a second, and not one for each of them.
@@ -16,8 +16,8 @@ from streams.ack_window import AckWindow, Entry
 
 Flush = Callable[[], Awaitable[list["asyncio.Future[Any]"]]]
 """Sends what was put into the tables; the futures confirm it."""
-SECONDS = 0.1
-MOST = 2_000
+SECONDS = 0.5
+MOST = 5_000
 """Records after which the time is not waited for."""
 _COMPLAIN_SECONDS = 10.0
 

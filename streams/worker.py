@@ -42,7 +42,7 @@ from streams.results_reader import read_results
 from streams.role import FaustRole, confirmed_table
 from streams.steps import beside
 from streams.stuck_jobs import explain
-from streams.together import Together
+from streams.together import MOST, Together
 from streams.topics import ensure, topics
 from tables.jobs import Jobs
 from tables.shards import Shards
@@ -285,7 +285,7 @@ class _Following:
 
 def _tally(parts: Parts, fatal: Fatal) -> StartStop:
     names, publisher = parts.topics, parts.publisher
-    role = FaustRole(parts.settings, "tally", fatal, parts.metrics)
+    role = FaustRole(parts.settings, "tally", fatal, parts.metrics, ack_window=2 * MOST)
     role.app.revoke_seconds = REVOKE_SECONDS
     jobs = confirmed_table(role, publisher, "jobs", names.jobs_changelog.name)
     shards = confirmed_table(role, publisher, "shards", names.shards_changelog.name)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export_service.counting import by_shard
-from export_service.messages import CountedResults, Outcome, TaskResult, TaskResults, job_events, read_event
+from export_service.messages import Outcome, QuickResults, TaskResult, TaskResults, job_events, read_event
 from export_service.shards import SHARD_TASKS
 
 indices = st.integers(0, 70) | st.integers(SHARD_TASKS - 3, SHARD_TASKS + 3) | st.integers(3 * SHARD_TASKS - 2, 3 * SHARD_TASKS)
@@ -39,7 +39,7 @@ def test_counted(some: list[TaskResult], total: int | None, known: int) -> None:
 def test_the_quick_reader_reads_what_the_thorough_one_reads(some: list[TaskResult]) -> None:
     record = TaskResults(job_id="j", attempt=3, results=tuple(some)).to_bytes()
     quick = read_event(record)
-    assert isinstance(quick, CountedResults)
+    assert isinstance(quick, QuickResults)
     assert (quick.job_id, quick.attempt) == ("j", 3)
     fields = TaskResult.model_fields.keys() - {"v"}
     assert [{name: getattr(result, name) for name in fields} for result in quick.results] == [
