@@ -71,7 +71,7 @@ class Demand:
         return max(2 * self._slots, int(AHEAD_SECONDS * self._rate))
 
     def _demand(self, read: dict[int, int], wanted: int) -> DownloadDemand:
-        jobs = dict(self._downloader.waiting.waiting())
+        jobs = self._downloader.waiting.waiting()
         window = max(LEAST_WINDOW, wanted // max(len(jobs), 1))
         listed = {job: tasks for job, tasks in jobs.items() if 2 * tasks >= window}
         return DownloadDemand(worker=self._worker, read=read, window=window, waiting=listed)

@@ -1,6 +1,7 @@
-"""tasks -> files, and TaskResults on results: a fixed number of transfers at a time, whatever the batches look like.
+"""tasks -> files, and TaskResults on results: a number of transfers at a time, whatever the batches look like.
 
 Many more tasks are read than are under way, so that the next free slot can go to the user who has the fewest (`fair_queue`).
+A host that answers 429 or 503 is paused as a whole (`hosts`): its tasks wait in the queue, without a slot, and others go on.
 
 A batch is acked when all of its outcomes are confirmed on results. Outcomes do not wait for their batch: what has finished is published
 every half second. At a drain, the outcomes so far are published and the rest of the batch goes back to tasks as a smaller batch.
@@ -10,17 +11,19 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import ValidationError
 
 from agents.cancelled import Cancelled
 from export_service.backoff import until_available
 from export_service.fair_queue import FairQueue
+from export_service.hosts import Hosts, host_of
 from export_service.messages import Outcome, Task, TaskBatch, TaskResult, TaskResults
 from export_service.ports import Ledger, Publisher
 from export_service.sealing import unseal
-from export_service.transfer import Done, Stop, result
+from export_service.settings import Download
+from export_service.transfer import Busy, Done, Stop, result
 from streams.ack_window import Entry
 from streams.dead_letters import DeadLetters
 from streams.steps import Incoming, beside
@@ -30,8 +33,11 @@ from streams.topics import Topics
 class Transferring(Protocol):
     """Runs transfers, as many as are started."""
 
-    def start(self, destination: str, task: Task, url: str, done: Done) -> Stop:
-        """Begin a transfer from `url`, the whole URL. `done` is called once, later; not at all if the transfer is stopped."""
+    def start(self, destination: str, task: Task, url: str, done: Done, tried: int) -> Stop:
+        """Begin a transfer from `url`, the whole URL, that was tried before so often.
+
+        `done` is called once, later; not at all if the transfer is stopped.
+        """
 
     async def stop(self) -> None:
         """Cancel what is under way; it leaves nothing behind."""
@@ -61,13 +67,17 @@ class _Batch:
         self.confirmations: list[asyncio.Future[Any]] = []
 
 
-class Downloader:
-    """The download step. `handle` takes records, `drain` ends it.
+class _Waiting(NamedTuple):
+    """A task that waits for a slot, or has one."""
 
-    Args:
-        concurrency: transfers at a time.
-        publish_seconds: longest time that an outcome waits for others of its batch.
-    """
+    batch: _Batch
+    task: Task
+    host: str
+    tried: int
+
+
+class Downloader:
+    """The download step. `handle` takes records, `drain` ends it."""
 
     def __init__(
         self,
@@ -77,20 +87,20 @@ class Downloader:
         dead_letters: DeadLetters,
         topics: Topics,
         log: Any,
-        *,
-        concurrency: int,
-        publish_seconds: float,
+        settings: Download,
     ) -> None:
         self._transfers, self._ledger, self._publisher = transfers, ledger, publisher
         self._dead_letters, self._topics, self._log = dead_letters, topics, log
-        self._concurrency, self._publish_seconds = concurrency, publish_seconds
-        self.waiting: FairQueue[tuple[_Batch, Task]] = FairQueue()
+        self._settings, self.hosts = settings, Hosts(settings)
+        self.waiting: FairQueue[_Waiting] = FairQueue()
         self.ended = 0
         """Tasks, since the start."""
         self._open: set[_Batch] = set()
         self._keys: dict[str, bytes | None] = {}
         self._cancelled = Cancelled()
         self.draining, self.busy = False, 0
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        """Hosts that are paused."""
         self._room, self._idle = asyncio.Event(), asyncio.Event()
         self._publishing: set[asyncio.Task[None]] = set()
 
@@ -110,9 +120,13 @@ class Downloader:
         sealed = any(task.query is not None for task in parsed.tasks)
         batch = _Batch(parsed, entry, await self._key(parsed.job_id) if sealed else None)
         self._open.add(batch)
-        for task in parsed.tasks:
-            self.waiting.put(batch.user, parsed.job_id, (batch, task))
-        self._fill()
+        if self._is_cancelled(batch):
+            for task in parsed.tasks:
+                self._ended(batch, _cancelled(task))
+        else:
+            for task in parsed.tasks:
+                self._put(_Waiting(batch, task, host_of(task.url), 0))
+            self._fill()
         while len(self.waiting) >= READ_AHEAD:
             self._room.clear()
             await self._room.wait()
@@ -121,12 +135,16 @@ class Downloader:
     def cancel(self, job_id: str, attempt: int) -> None:
         """Download nothing more of the job, as far as it was planned for `attempt` or before; what is under way ends now."""
         self._cancelled.add(job_id, attempt)
-        for batch in [batch for batch in self._open if batch.batch.job_id == job_id and self._is_cancelled(batch)]:
-            for task in batch.batch.tasks:
+        cancelled = {batch for batch in self._open if batch.batch.job_id == job_id and self._is_cancelled(batch)}
+        self.waiting.keep(lambda item: item.batch not in cancelled)
+        for batch in cancelled:
+            for task in [task for task in batch.batch.tasks if task.index in batch.left]:
                 if stop := batch.stops.pop(task.index, None):
                     stop()
-                    self._free(batch)
-                    self._ended(batch, _cancelled(task))
+                    host = host_of(task.url)
+                    self.hosts.stopped(host)
+                    self._free(batch, host)
+                self._ended(batch, _cancelled(task))
         self._fill()
 
     async def drain(self, seconds: float) -> None:
@@ -142,44 +160,87 @@ class Downloader:
         for batch in list(self._open):
             await self._hand_back(batch)
 
+    def _put(self, item: _Waiting, *, first: bool = False) -> None:
+        if self.hosts.given_up(item.host):
+            self._ended(item.batch, self._of_busy_host(item))
+        else:
+            self.waiting.put(item.batch.user, item.batch.batch.job_id, item.host, item, first=first)
+
     def _fill(self) -> None:
         """Start transfers until all slots are taken; tell who waits for room, or for the end of all."""
-        while self.busy < self._concurrency and self.waiting and not self.draining:
-            batch, task = self.waiting.pop()
+        most = self._settings.user_concurrency or None
+        while self.busy < self._settings.concurrency and self.waiting and not self.draining:
+            if (item := self.waiting.pop(self.hosts.room, most)) is None:
+                break
             self.busy += 1
-            if batch.entry.lost:
-                self._open.discard(batch)
-                self._free(batch)
-            elif self._is_cancelled(batch):
-                self._free(batch)
-                self._ended(batch, _cancelled(task))
+            if item.batch.entry.lost:
+                self._open.discard(item.batch)
+                self._free(item.batch, item.host)
             else:
-                self._begin(batch, task)
+                self._begin(item)
         if len(self.waiting) < READ_AHEAD:
             self._room.set()
         if not self.busy:
             self._idle.set()
 
-    def _begin(self, batch: _Batch, task: Task) -> None:
+    def _begin(self, item: _Waiting) -> None:
+        batch, task, host, tried = item
+        done = partial(self._done, item, self.hosts.begun(host))
         try:
             url = task.url if task.query is None else unseal(task.url, task.query, batch.key)
         except ValueError as error:
             failed = result(task, Outcome.FAILED, 1, time.monotonic(), error="Unsealable", message=str(error))
-            batch.stops[task.index] = asyncio.get_running_loop().call_soon(self._done, batch, failed).cancel
+            batch.stops[task.index] = asyncio.get_running_loop().call_soon(done, failed).cancel
         else:
-            batch.stops[task.index] = self._transfers.start(batch.batch.destination, task, url, partial(self._done, batch))
+            batch.stops[task.index] = self._transfers.start(batch.batch.destination, task, url, done, tried)
 
-    def _done(self, batch: _Batch, ended: TaskResult) -> None:
-        if batch.stops.pop(ended.index, None) is None:
+    def _done(self, item: _Waiting, age: int, ended: TaskResult | Busy) -> None:
+        if item.batch.stops.pop(item.task.index, None) is None:
             return  # cancelled in the moment between its end and this
-        self._free(batch)
-        self._ended(batch, ended)
+        self._free(item.batch, item.host)
+        if isinstance(ended, Busy):
+            self._busy(item, age, ended)
+        else:
+            self.hosts.answered(item.host, age, ended)
+            self._ended(item.batch, ended)
         self._fill()
 
-    def _free(self, batch: _Batch) -> None:
+    def _busy(self, item: _Waiting, age: int, busy: Busy) -> None:
+        """Its host is. The task is the next one to be begun there, unless it was begun to see whether the host is busy still."""
+        first = self.hosts.busy(item.host, age, busy.retry_after)
+        self.waiting.pause(item.host)
+        self._resume(item.host)
+        if busy.failed.attempts >= self._settings.attempts:
+            self._ended(item.batch, busy.failed)
+        else:
+            self._put(item._replace(tried=busy.failed.attempts), first=first)
+        if self.hosts.given_up(item.host):
+            self._log.warning("Host is given up until it answers well", host=item.host, status=busy.failed.message)
+            for each in self.waiting.take(item.host):
+                self._ended(each.batch, self._of_busy_host(each))
+
+    def _resume(self, host: str) -> None:
+        if (seconds := self.hosts.pause(host)) > 0:
+            # What has come to wait for it since then is found by the timer that is set already.
+            if host not in self._timers:
+                self._timers[host] = asyncio.get_running_loop().call_later(seconds, self._pause_over, host)
+        else:
+            self.waiting.resume(host)
+            self._fill()
+
+    def _pause_over(self, host: str) -> None:
+        del self._timers[host]
+        self._resume(host)
+
+    def _of_busy_host(self, item: _Waiting) -> TaskResult:
+        seconds = f"{self._settings.busy_seconds:g} s (EXPORT_DOWNLOAD_BUSY_SECONDS)"
+        text = f"{item.host} has answered nothing but 429 or 503 for {seconds}, so {item.task.url} was not asked for again"
+        return result(item.task, Outcome.FAILED, item.tried, time.monotonic(), error="HostBusy", message=text[:500])
+
+    def _free(self, batch: _Batch, host: str) -> None:
         """A slot is."""
         self.busy -= 1
-        self.waiting.ended(batch.user, batch.batch.job_id)
+        self.waiting.ended(batch.user, batch.batch.job_id, host)
 
     def _ended(self, batch: _Batch, ended: TaskResult) -> None:
         self.ended += 1
@@ -229,7 +290,7 @@ class Downloader:
 
     async def _publish_regularly(self) -> None:
         while True:
-            await asyncio.sleep(self._publish_seconds)
+            await asyncio.sleep(self._settings.publish_seconds)
             self._forget_lost()
             for batch in list(self._open):
                 if batch.left and not batch.entry.lost:
@@ -240,7 +301,7 @@ class Downloader:
         lost = {batch for batch in self._open if batch.entry.lost}
         if lost:
             self._open -= {batch for batch in lost if not batch.stops}
-            self.waiting.keep(lambda item: item[0] not in lost)
+            self.waiting.keep(lambda item: item.batch not in lost)
             self._fill()
 
     async def _key(self, job_id: str) -> bytes | None:

@@ -19,7 +19,7 @@ from connectors.frames import Frames
 from export_service.failures import FetchProcessEnded
 from export_service.messages import Outcome, Task, TaskResult
 from export_service.settings import Settings
-from export_service.transfer import Done, Stop
+from export_service.transfer import Busy, Done, Stop
 
 _END_SECONDS = 5.0
 """For a process to end by itself: a file system that hangs does not keep the worker."""
@@ -69,9 +69,9 @@ class FetchProcesses:
         for process in self._processes:
             await process.frames.connect(process.end)
 
-    def start(self, destination: str, task: Task, url: str, done: Done) -> Stop:
+    def start(self, destination: str, task: Task, url: str, done: Done, tried: int = 0) -> Stop:
         process = min(self._processes, key=lambda each: len(each.running))
-        return process.start(destination, task, url, done)
+        return process.start(destination, task, url, done, tried)
 
     async def stop(self) -> None:
         await asyncio.gather(*(process.stop() for process in self._processes))
@@ -86,10 +86,10 @@ class _Process:
         self._stopped = asyncio.Event()
         self._stopping = False
 
-    def start(self, destination: str, task: Task, url: str, done: Done) -> Stop:
+    def start(self, destination: str, task: Task, url: str, done: Done, tried: int) -> Stop:
         self._number = number = self._number + 1
         self.running[number] = task, done
-        self.frames.send((number, destination, url, task.index, task.name, task.url, task.size, task.sha256))
+        self.frames.send((number, destination, url, tried, task.index, task.name, task.url, task.size, task.sha256))
         return lambda: self._cancel(number)
 
     async def stop(self) -> None:
@@ -106,23 +106,22 @@ class _Process:
     def _received(self, value: Any) -> None:
         if value is None:
             return self._stopped.set()
-        number, outcome, attempts, duration_ms, size, sha256, error, message = value
+        number, busy, retry_after, outcome, attempts, duration_ms, size, sha256, error, message = value
         if found := self.running.pop(number, None):
             task, done = found
-            done(
-                TaskResult(
-                    index=task.index,
-                    outcome=Outcome(outcome),
-                    name=task.name,
-                    url=task.url,
-                    bytes=size,
-                    sha256=sha256,
-                    attempts=attempts,
-                    duration_ms=duration_ms,
-                    error=error,
-                    message=message,
-                )
+            result = TaskResult(
+                index=task.index,
+                outcome=Outcome(outcome),
+                name=task.name,
+                url=task.url,
+                bytes=size,
+                sha256=sha256,
+                attempts=attempts,
+                duration_ms=duration_ms,
+                error=error,
+                message=message,
             )
+            done(Busy(result, retry_after) if busy else result)
         return None
 
     def _closed(self, error: Exception | None) -> None:

@@ -19,7 +19,7 @@ from connectors.lanes import QuickLane
 from connectors.stores import open_stores
 from export_service.messages import Task, TaskResult
 from export_service.settings import Settings
-from export_service.transfer import Limits, Stop, Transfers, TransferTasks
+from export_service.transfer import Busy, Limits, Stop, Transfers, TransferTasks
 
 
 async def fetch(end: socket.socket, settings: Settings) -> int:
@@ -46,12 +46,15 @@ async def fetch(end: socket.socket, settings: Settings) -> int:
                 if stop_one := running.pop(value, None):
                     stop_one()
             else:
-                number, destination, url, *fields = value
-                running[number] = lane.start(destination, _task(*fields), url, partial(done, number))
+                number, destination, url, tried, *fields = value
+                running[number] = lane.start(destination, _task(*fields), url, partial(done, number), tried)
 
-        def done(number: int, result: TaskResult) -> None:
+        def done(number: int, ended: TaskResult | Busy) -> None:
             del running[number]
-            frames.send((number, *_plain(result)))
+            if isinstance(ended, Busy):
+                frames.send((number, True, ended.retry_after, *_plain(ended.failed)))
+            else:
+                frames.send((number, False, None, *_plain(ended)))
 
         async def stop() -> None:
             await lane.stop()

@@ -139,9 +139,9 @@ def _status_failure(response: Response, status: int, shown: str) -> TransferErro
     if status in (401, 403):
         return TransferError("HttpForbidden", text, retryable=False)
     if status in (408, 425, 429):
-        return TransferError("HttpThrottled", text, retryable=True, retry_after=response.retry_after)
+        return TransferError("HttpThrottled", text, retryable=True, retry_after=response.retry_after, busy=status == 429)
     if status >= 500:
-        return TransferError("HttpServerError", text, retryable=True, retry_after=response.retry_after)
+        return TransferError("HttpServerError", text, retryable=True, retry_after=response.retry_after, busy=status == 503)
     return TransferError("HttpClientError" if status >= 400 else "HttpUnexpectedStatus", text, retryable=False)
 
 

@@ -24,10 +24,10 @@ class QuickLane:
         self._tasks, self._http, self._destinations, self._limits = tasks, http, destinations, limits
         self._openings: set[Opening] = set()
 
-    def start(self, destination: str, task: Task, url: str, done: Done) -> Stop:
+    def start(self, destination: str, task: Task, url: str, done: Done, tried: int = 0) -> Stop:
         folder = self._destinations.quick_folder(destination)
         if folder is None or not url.startswith(("http://", "https://")):
-            return self._tasks.start(destination, task, url, done)
+            return self._tasks.start(destination, task, url, done, tried)
         started = time.monotonic()
         opening = self._http.open(url)
         stops: list[Stop] = [opening.close, lambda: self._openings.discard(opening)]
@@ -35,14 +35,14 @@ class QuickLane:
         def ready(response: Response) -> None:
             self._openings.discard(opening)
             if (body := response.body) is None or response.status != 200 or len(body) > self._limits.max_bytes:
-                return stops.append(self._tasks.start(destination, task, url, done, opening))
+                return stops.append(self._tasks.start(destination, task, url, done, tried, opening))
             announced = response.content_length
             opening.close()
             try:
                 digest = self._keep(folder, task, announced, body)
             except (TransferError, OSError):
-                return stops.append(self._tasks.start(destination, task, url, done))
-            return done(result(task, Outcome.SUCCEEDED, 1, started, bytes=len(body), sha256=digest))
+                return stops.append(self._tasks.start(destination, task, url, done, tried))
+            return done(result(task, Outcome.SUCCEEDED, tried + 1, started, bytes=len(body), sha256=digest))
 
         opening.begin(self._limits.timeout_seconds, ready)
         self._openings.add(opening)

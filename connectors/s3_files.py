@@ -13,6 +13,7 @@ from export_service.sealing import without_query
 
 _CHUNK = 256 * 1024
 _CLASSES = {"NoSuchKey": "ObjectNotFound", "404": "ObjectNotFound", "NoSuchBucket": "BucketNotFound", "403": "AccessDenied"}
+_BUSY = ("SlowDown", "ServiceUnavailable", "RequestLimitExceeded", "TooManyRequests", "503", "429")
 
 
 class S3Download:
@@ -45,7 +46,9 @@ class S3Files:
         try:
             answer = await self._client.get_object(Bucket=bucket, Key=key)
         except (BotoCoreError, ClientError) as error:
-            raise failure_of(error, without_query(url)) from None
+            failed = failure_of(error, without_query(url))
+            failed.busy = failed.error in _BUSY
+            raise failed from None
         async with answer["Body"]:
             yield S3Download(answer, without_query(url))
 

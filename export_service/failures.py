@@ -68,11 +68,13 @@ class TransferError(ExportError):
         message: one sentence without URL query.
         retryable: whether the same request may work later.
         retry_after: seconds that the source asked us to wait (Retry-After), if it did.
+        busy: the source's host asks for fewer requests (429 or 503), and not only for this file.
     """
 
-    def __init__(self, error: str, message: str, *, retryable: bool, retry_after: float | None = None) -> None:
+    def __init__(self, error: str, message: str, *, retryable: bool, retry_after: float | None = None, busy: bool = False) -> None:
         super().__init__(f"{error}: {message}")
         self.error, self.message, self.retryable, self.retry_after = error, message, retryable, retry_after
+        self.busy = busy
 
 
 class CallbackError(ExportError):

@@ -80,7 +80,15 @@ class Plan(Group):
 
 
 class Download(Group):
-    concurrency: Annotated[int, Field(ge=1, description="files at a time in one worker")] = 64
+    concurrency: Annotated[int, Field(ge=1, description="files at a time in one worker, at most")] = 64
+    adaptive: Annotated[
+        bool, Field(description="fewer files at a time of a host that is not quicker for more; false: as many as the limits allow")
+    ] = True
+    host_concurrency: Annotated[int, Field(ge=0, description="files at a time of one host in one worker, at most; 0: no limit")] = 0
+    user_concurrency: Annotated[int, Field(ge=0, description="files at a time of one user in one worker, at most; 0: no limit")] = 0
+    busy_seconds: Annotated[
+        float, Field(gt=0, description="a host that answered nothing but 429 or 503 for this long is given up: its files fail")
+    ] = 300
     processes: Annotated[
         int, Field(ge=1, description="processes of a worker that share these files: one for a processor to spare")
     ] = 1

@@ -16,11 +16,22 @@ from export_service.ports import Destinations, Download, FileSource
 from export_service.settings import Download as Settings
 
 MAX_RETRY_AFTER = 60.0
-"""Seconds. A source that asks for more gets its retries sooner; the task would block a slot for nothing otherwise."""
+"""Seconds. A source that asks for more is asked sooner whether it means it; its tasks would wait for nothing otherwise."""
 _FIRST_PAUSE, _MOST_PAUSE = 0.25, 10.0
 
 
-Done = Callable[[TaskResult], None]
+@dataclass(frozen=True)
+class Busy:
+    """The source's host asks for fewer requests: the task had better be begun again later. `failed` is its outcome if it is not.
+
+    `retry_after`: seconds that the host asks for, if it does.
+    """
+
+    failed: TaskResult
+    retry_after: float | None
+
+
+Done = Callable[[TaskResult | Busy], None]
 """Told of the outcome."""
 Stop = Callable[[], object]
 """Ends one transfer; it leaves nothing behind, and nobody is told. Nothing happens if it has ended."""
@@ -47,13 +58,15 @@ class Transfers:
     ) -> None:
         self._sources, self._destinations, self._limits, self._sleep = sources, destinations, limits, sleep
 
-    async def __call__(self, destination: str, task: Task, url: str, opening: Opening | None = None) -> TaskResult:
+    async def __call__(
+        self, destination: str, task: Task, url: str, tried: int = 0, opening: Opening | None = None
+    ) -> TaskResult | Busy:
         """The outcome; never raises but for cancellation, which leaves nothing behind.
 
-        `opening` is the first try's, if it is open already.
+        `tried`: tries there were before. `opening` is the first try's, if it is open already.
         """
         started = time.monotonic()
-        for attempts, pause in enumerate(pauses(_FIRST_PAUSE, _MOST_PAUSE), start=1):
+        for attempts, pause in enumerate(pauses(_FIRST_PAUSE, _MOST_PAUSE), start=tried + 1):
             try:
                 async with asyncio.timeout(self._limits.timeout_seconds):
                     size, digest = await self._once(destination, task, opening or self._sources.open(url))
@@ -64,9 +77,10 @@ class Transfers:
                 failed = TransferError("Timeout", text, retryable=True)
             else:
                 return result(task, Outcome.SUCCEEDED, attempts, started, bytes=size, sha256=digest)
-            if not failed.retryable or attempts >= self._limits.attempts:
+            if failed.busy or not failed.retryable or attempts >= self._limits.attempts:
                 error_fields = {"error": failed.error, "message": failed.message[:500]}
-                return result(task, Outcome.FAILED, attempts, started, **error_fields)
+                outcome = result(task, Outcome.FAILED, attempts, started, **error_fields)
+                return Busy(outcome, failed.retry_after) if failed.busy else outcome
             opening = None
             await self._sleep(max(pause, min(failed.retry_after or 0.0, MAX_RETRY_AFTER)))
         raise AssertionError("pauses never end")
@@ -96,12 +110,14 @@ class Transfers:
 class TransferTasks:
     """The Transferring port: each transfer is an asyncio task."""
 
-    def __init__(self, transfer: Callable[..., Coroutine[Any, Any, TaskResult]], fatal: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, transfer: Callable[..., Coroutine[Any, Any, TaskResult | Busy]], fatal: Callable[[BaseException], None]
+    ) -> None:
         self._transfer, self._fatal = transfer, fatal
-        self._running: set[asyncio.Task[TaskResult]] = set()
+        self._running: set[asyncio.Task[TaskResult | Busy]] = set()
 
-    def start(self, destination: str, task: Task, url: str, done: Done, *opening: Opening) -> Stop:
-        running = asyncio.create_task(self._transfer(destination, task, url, *opening))
+    def start(self, destination: str, task: Task, url: str, done: Done, tried: int = 0, *opening: Opening) -> Stop:
+        running = asyncio.create_task(self._transfer(destination, task, url, tried, *opening))
         self._running.add(running)
         running.add_done_callback(partial(self._ended, done))
         return running.cancel
@@ -111,7 +127,7 @@ class TransferTasks:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    def _ended(self, done: Done, running: "asyncio.Task[TaskResult]") -> None:
+    def _ended(self, done: Done, running: "asyncio.Task[TaskResult | Busy]") -> None:
         self._running.discard(running)
         if running.cancelled():
             return

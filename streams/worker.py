@@ -237,8 +237,7 @@ def _download(parts: Parts, fatal: Fatal) -> StartStop:
         parts.dead_letters,
         parts.topics,
         parts.log,
-        concurrency=settings.concurrency,
-        publish_seconds=settings.publish_seconds,
+        settings,
     )
     role.consume(parts.topics.tasks, downloader.handle)
     role.drain_with(downloader.drain)

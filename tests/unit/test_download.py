@@ -32,14 +32,13 @@ class Bench:
         self.publisher, self.ledger, self.errors = MemoryPublisher(), MemoryLedger(), list[BaseException]()
         self.window = AckWindow(100, self.errors.append)
         self.downloader = Downloader(
-            TransferTasks(transfer, self.errors.append),
+            TransferTasks(lambda destination, task, url, _: transfer(destination, task, url), self.errors.append),
             self.ledger,
             self.publisher,
             DeadLetters(self.publisher, NAMES.dead_letters.name, SystemClock()),
             NAMES,
             structlog.get_logger(),
-            concurrency=4,
-            publish_seconds=publish_seconds,
+            load(download={"concurrency": 4, "publish_seconds": publish_seconds}).download,
         )
         self.downloader.start(self.errors.append)
 

@@ -3,9 +3,11 @@
 import asyncio
 import gzip
 import hashlib
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from connectors.local_store import LocalFolder
 from connectors.sources import Sources
 from export_service.messages import Outcome, Task, TaskResult
 from export_service.settings import Download
-from export_service.transfer import Limits, Transfers, TransferTasks
+from export_service.transfer import Busy, Limits, Transfers, TransferTasks
 
 BODY = b"some content\n" * 1000
 
@@ -32,10 +34,15 @@ class Bench:
         self.answers: list[Any] = []
 
     async def get(self, path: str = "/f", **fields: Any) -> TaskResult:
+        ended = await self.ended(path, **fields)
+        assert isinstance(ended, TaskResult)
+        return ended
+
+    async def ended(self, path: str = "/f", tried: int = 0, **fields: Any) -> TaskResult | Busy:
         url = self.base + path
         task = Task(index=0, url=url.partition("?")[0], name="out.bin", **fields)
-        done: asyncio.Future[TaskResult] = asyncio.get_running_loop().create_future()
-        self.lanes.start(self.folder.as_uri() + "/", task, url, done.set_result)
+        done: asyncio.Future[TaskResult | Busy] = asyncio.get_running_loop().create_future()
+        self.lanes.start(self.folder.as_uri() + "/", task, url, done.set_result, tried)
         return await done
 
     def files(self) -> dict[str, bytes]:
@@ -98,7 +105,7 @@ async def test_a_file_arrives_with_its_size_and_hash_and_a_signed_query_byte_for
 
 @pytest.mark.parametrize(
     ("status", "error", "tries"),
-    [(404, "HttpNotFound", 1), (403, "HttpForbidden", 1), (400, "HttpClientError", 1), (503, "HttpServerError", 3)],
+    [(404, "HttpNotFound", 1), (403, "HttpForbidden", 1), (400, "HttpClientError", 1), (502, "HttpServerError", 3)],
 )
 async def test_a_status_is_a_class_and_only_some_are_tried_again(bench: Bench, status: int, error: str, tries: int) -> None:
     bench.answers = [web.Response(status=status) for _ in range(3)]
@@ -110,10 +117,22 @@ async def test_a_status_is_a_class_and_only_some_are_tried_again(bench: Bench, s
 
 
 async def test_retry_after_is_heeded(bench: Bench) -> None:
-    bench.answers = [web.Response(status=429, headers={"Retry-After": "7"}), web.Response(body=BODY)]
+    bench.answers = [web.Response(status=500, headers={"Retry-After": "7"}), web.Response(body=BODY)]
     result = await bench.get()
     assert (result.outcome, result.attempts) == (Outcome.SUCCEEDED, 2)
     assert 7 <= bench.slept[0] <= 60
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("form", ["seconds", "date", "none"])
+async def test_a_busy_host_is_not_waited_for_here_and_says_how_long(bench: Bench, status: int, form: str) -> None:
+    headers = {"seconds": {"Retry-After": "7"}, "date": {"Retry-After": formatdate(time.time() + 8, usegmt=True)}, "none": {}}[form]
+    bench.answers = [web.Response(status=500), web.Response(status=status, headers=headers)]
+    busy = await bench.ended(tried=1)
+    assert isinstance(busy, Busy)
+    assert (busy.failed.outcome, busy.failed.attempts, len(bench.slept)) == (Outcome.FAILED, 3, 1)
+    assert busy.retry_after is None if form == "none" else 6 <= (busy.retry_after or 0) <= 8
+    assert (await bench.get(tried=1)).attempts == 2
 
 
 async def test_a_cut_body_is_never_a_file(bench: Bench) -> None:

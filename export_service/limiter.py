@@ -1,0 +1,159 @@
+"""How many transfers at a time one host is worth: found from the rate at which files come, as the number goes up and down.
+
+Latency alone does not tell: a large file takes longer than a small one on any host. So the rate decides. It *rises*, doubling, as long as
+the rate does; then it takes the smallest number that had nearly the best rate, and *tries* a few more and a few less every now and then,
+as hosts change. What it maximises is rate / number ** 0.1: twice as many transfers must bring 7 % more, or they only wait in the host's
+queue. A host that answers 429 or 503 begins again at one, quickly up to half of what it had, slowly (one for each round) from there.
+Pure, but for the clock that it is given.
+"""
+
+import math
+from typing import Literal
+
+START = 32
+_WORTH = 0.1
+_DOUBLED = 0.14
+"""The same exponent, and what is asked for while it rises or falls by two at a time: 10 %."""
+_ENOUGH = 0.97
+"""Of the best rate."""
+_STEP = 1.25
+_WINDOW_SECONDS, _WINDOW_ANSWERS = 0.2, 20
+"""A rate is measured for so long, and over so many answers and two for each transfer, at least."""
+_MOST_QUIET = 16
+_SURE = 1.5
+"""Standard errors that a difference must have."""
+
+
+class Limiter:
+    """`limit` is for now. `most` may be changed at any time. Not `adaptive`: `most`, but for hosts that answer 429 or 503."""
+
+    def __init__(self, most: int, *, adaptive: bool = True) -> None:
+        self.most, self._adaptive = most, adaptive
+        self._mode: Literal["rise", "fall", "try", "recover"] = "rise"
+        self._base = float(min(most, START) if adaptive else most)
+        self._now = self._base
+        """The base, or one that is tried."""
+        self._known: list[tuple[float, float]] = []
+        """Numbers and their rates, while it rises or falls."""
+        self._trial = _Trial()
+        self._ceiling = 0.0
+        self._skip = 0
+        self._begun: float | None = None
+
+    @property
+    def limit(self) -> int:
+        return max(1, min(self.most, round(self._now)))
+
+    def busy(self) -> None:
+        """The host said 429 or 503."""
+        if self._mode != "recover" or self._now > 1:
+            self._ceiling, self._base = self.limit / 2, float(self.limit)
+        self._mode, self._now, self._begun = "recover", 1.0, None
+
+    def answered(self, work: float, under_way: int, now: float) -> None:
+        """`work`: how much the answer was worth; nothing if it was for nothing. `under_way`: transfers, this one included."""
+        if self._mode == "recover":
+            self._recover()
+        elif self._adaptive and self.most > 1:
+            self._measure(work, under_way, now)
+
+    def _recover(self) -> None:
+        self._now = min(self.most, self._now + (1 if self._now < self._ceiling else 1 / self._now))
+        if self._now >= min(self._base if self._adaptive else self.most, self.most):
+            self._base = self._now
+            self._try()
+
+    def _measure(self, work: float, under_way: int, now: float) -> None:
+        if self._skip > 0:  # it began when the number was another one
+            self._skip -= 1
+            return
+        if self._begun is None:
+            self._begun, self._answers, self._full, self._work, self._squares = now, 0, 0, 0.0, 0.0
+            return
+        self._answers += 1
+        self._full += under_way >= self.limit
+        self._work += work
+        self._squares += work * work
+        seconds = now - self._begun
+        if seconds < _WINDOW_SECONDS or self._answers < max(_WINDOW_ANSWERS, 2 * self.limit):
+            return
+        self._begun = None
+        if self._full < 0.8 * self._answers or not self._work:
+            return  # there was not enough to do, so this says nothing of the host
+        rate, variance = self._work / seconds, self._squares / self._work**2
+        if self._mode != "try":
+            self._searched(rate)
+        else:
+            self._tried(rate, variance)
+        self._skip = under_way
+
+    def _searched(self, rate: float) -> None:
+        """Up from the start as long as that is worth it; if it never was, down as long as that costs nothing."""
+        known, number = self._known, float(self.limit)
+        worth = not known or rate >= known[-1][1] * (number / known[-1][0]) ** _DOUBLED
+        known.append((number, rate))
+        if worth and self._mode == "rise" and number < self.most:
+            self._now = number * 2
+        elif self._mode == "rise" and len(known) == (1 if worth else 2):
+            self._mode, self._known, self._now = "fall", [known[0]], known[0][0] / 2
+        elif worth and self._mode == "fall" and number > 1:
+            self._now = number / 2
+        else:
+            self._base = _smallest(sorted(known))
+            self._try()
+
+    def _tried(self, rate: float, variance: float) -> None:
+        """The last of some windows with the base is compared with one with another number."""
+        trial = self._trial
+        if trial.pause > 0:
+            trial.pause -= 1
+        elif trial.before is None:
+            trial.before, self._now = (rate, variance), self._other(up=trial.up)
+        else:
+            gain, spread = trial.gains[trial.up]
+            gain += math.log(rate / trial.before[0]) - _WORTH * math.log(self._now / self._base)
+            spread += variance + trial.before[1]
+            if gain > _SURE * math.sqrt(spread):
+                self._base = self._now
+                self._try()
+            else:
+                trial.of_no_use(gain, spread)
+                self._now = self._base
+
+    def _other(self, *, up: bool) -> float:
+        if up:
+            return min(float(self.most), max(self._base + 1, self._base * _STEP))
+        return max(1.0, min(self._base - 1, self._base / _STEP))
+
+    def _try(self) -> None:
+        self._mode, self._now, self._known, self._trial, self._begun = "try", self._base, [], _Trial(), None
+
+
+class _Trial:
+    """Of a few more and a few less than the base, in turn."""
+
+    def __init__(self) -> None:
+        self.before: tuple[float, float] | None = None
+        """Rate with the base, and its relative variance, when the other number is tried now."""
+        self.up = True
+        self.gains = {True: (0.0, 0.0), False: (0.0, 0.0)}
+        """Up or down -> what it gained until now, and the variance of that."""
+        self.pause, self._quiet = 1, 1
+        """Windows until the next one; what was of no use is tried less and less often, as each time costs some."""
+
+    def of_no_use(self, gain: float, spread: float) -> None:
+        """Not for sure: more of the same may show it. For sure: it begins anew, as hosts change."""
+        self.gains[self.up] = (gain, spread) if gain > -_SURE * math.sqrt(spread) else (0.0, 0.0)
+        self._quiet = min(_MOST_QUIET, 2 * self._quiet)
+        self.pause, self.before, self.up = self._quiet, None, not self.up
+
+
+def _smallest(known: list[tuple[float, float]]) -> float:
+    """The smallest number that has nearly the best rate, on lines between those that are known (numbers ascending)."""
+    wanted = _ENOUGH * max(rate for _, rate in known)
+    below = (0.0, 0.0)
+    for number, rate in known:
+        if rate >= wanted:
+            return below[0] + (number - below[0]) * (wanted - below[1]) / (rate - below[1])
+        below = number, rate
+    raise AssertionError("the best one is enough")
