@@ -14,12 +14,14 @@ START = 32
 _WORTH = 0.1
 _DOUBLED = 0.14
 """The same exponent, and what is asked for while it rises or falls by two at a time: 10 %."""
-_ENOUGH = 0.97
+_ENOUGH = 0.95
 """Of the best rate."""
-_STEP = 1.25
+_STEP, _MOST_STEP = 1.25, 2.0
 _WINDOW_SECONDS, _WINDOW_ANSWERS = 0.2, 20
-"""A rate is measured for so long, and over so many answers and two for each transfer, at least."""
+"""A rate is measured for so long, and over so many answers and three for each transfer, at least."""
 _MOST_QUIET = 16
+_CHANGE = 0.3
+"""Of a rate, as a logarithm: then the host is another one."""
 _SURE = 1.5
 """Standard errors that a difference must have."""
 
@@ -37,7 +39,8 @@ class Limiter:
         """Numbers and their rates, while it rises or falls."""
         self._trial = _Trial()
         self._ceiling = 0.0
-        self._skip = 0
+        self._skip = self.limit
+        """Answers of transfers that began when the number was another one."""
         self._begun: float | None = None
 
     @property
@@ -64,7 +67,7 @@ class Limiter:
             self._try()
 
     def _measure(self, work: float, under_way: int, now: float) -> None:
-        if self._skip > 0:  # it began when the number was another one
+        if self._skip > 0:
             self._skip -= 1
             return
         if self._begun is None:
@@ -75,12 +78,13 @@ class Limiter:
         self._work += work
         self._squares += work * work
         seconds = now - self._begun
-        if seconds < _WINDOW_SECONDS or self._answers < max(_WINDOW_ANSWERS, 2 * self.limit):
+        if seconds < _WINDOW_SECONDS or self._answers < max(_WINDOW_ANSWERS, 3 * self.limit):
             return
         self._begun = None
         if self._full < 0.8 * self._answers or not self._work:
             return  # there was not enough to do, so this says nothing of the host
-        rate, variance = self._work / seconds, self._squares / self._work**2
+        # Of sizes that differ, and of answers that come less regularly than a clock ticks and more than at random.
+        rate, variance = self._work / seconds, self._squares / self._work**2 - 0.75 / self._answers
         if self._mode != "try":
             self._searched(rate)
         else:
@@ -105,47 +109,63 @@ class Limiter:
     def _tried(self, rate: float, variance: float) -> None:
         """The last of some windows with the base is compared with one with another number."""
         trial = self._trial
-        if trial.pause > 0:
+        if trial.before is None:
             trial.pause -= 1
-        elif trial.before is None:
-            trial.before, self._now = (rate, variance), self._other(up=trial.up)
+            if trial.pause <= 0 or trial.is_another(rate):
+                trial.before, self._now = (rate, variance), self._other(trial)
         else:
             gain, spread = trial.gains[trial.up]
             gain += math.log(rate / trial.before[0]) - _WORTH * math.log(self._now / self._base)
             spread += variance + trial.before[1]
             if gain > _SURE * math.sqrt(spread):
                 self._base = self._now
-                self._try()
+                # Further in the same direction, and faster.
+                self._try(up=trial.up, step=min(_MOST_STEP, trial.step * 1.2))
             else:
                 trial.of_no_use(gain, spread)
                 self._now = self._base
 
-    def _other(self, *, up: bool) -> float:
-        if up:
-            return min(float(self.most), max(self._base + 1, self._base * _STEP))
-        return max(1.0, min(self._base - 1, self._base / _STEP))
+    def _other(self, trial: "_Trial") -> float:
+        if trial.up:
+            return min(float(self.most), max(self._base + 1, self._base * trial.step))
+        return max(1.0, min(self._base - 1, self._base / trial.step))
 
-    def _try(self) -> None:
-        self._mode, self._now, self._known, self._trial, self._begun = "try", self._base, [], _Trial(), None
+    def _try(self, *, up: bool = True, step: float = _STEP) -> None:
+        self._mode, self._now, self._known, self._trial, self._begun = "try", self._base, [], _Trial(up, step), None
 
 
 class _Trial:
     """Of a few more and a few less than the base, in turn."""
 
-    def __init__(self) -> None:
+    def __init__(self, up: bool = True, step: float = _STEP) -> None:
+        self.up, self.step = up, step
         self.before: tuple[float, float] | None = None
         """Rate with the base, and its relative variance, when the other number is tried now."""
-        self.up = True
+        self._usual: float | None = None
+        """Rate with the base."""
         self.gains = {True: (0.0, 0.0), False: (0.0, 0.0)}
         """Up or down -> what it gained until now, and the variance of that."""
-        self.pause, self._quiet = 1, 1
+        self.pause, self._quiet = 2, 1
         """Windows until the next one; what was of no use is tried less and less often, as each time costs some."""
 
     def of_no_use(self, gain: float, spread: float) -> None:
-        """Not for sure: more of the same may show it. For sure: it begins anew, as hosts change."""
+        """Or not for sure: what looks good is tried again at once. What is bad for sure is forgotten, as hosts change."""
         self.gains[self.up] = (gain, spread) if gain > -_SURE * math.sqrt(spread) else (0.0, 0.0)
-        self._quiet = min(_MOST_QUIET, 2 * self._quiet)
-        self.pause, self.before, self.up = self._quiet, None, not self.up
+        self.before = None
+        if gain > 0:
+            self.pause = 1
+        else:
+            self._quiet = min(_MOST_QUIET, 2 * self._quiet)
+            self.pause, self.up, self.step = self._quiet + 1, not self.up, _STEP
+
+    def is_another(self, rate: float) -> bool:
+        """The host is not what it was: no reason to be quiet any longer."""
+        usual, self._usual = self._usual, rate if self._usual is None else 0.8 * self._usual + 0.2 * rate
+        if usual is None or abs(math.log(rate / usual)) < _CHANGE:
+            return False
+        self._quiet, self._usual = 1, rate
+        self.gains = {True: (0.0, 0.0), False: (0.0, 0.0)}
+        return True
 
 
 def _smallest(known: list[tuple[float, float]]) -> float:
