@@ -20,7 +20,7 @@ def settings(**download: Any) -> Settings:
 
 
 @pytest.fixture
-def few(tmp_path: Path) -> Iterator[tuple[list[Any], Settings]]:
+def few() -> Iterator[tuple[list[Any], Settings]]:
     made = settings(concurrency=8, attempts=3, busy_seconds=1.5)
     with forked(made, 1) as ends:
         yield ends, made
@@ -65,7 +65,7 @@ async def test_after_a_pause_it_begins_with_one(few: Any, tmp_path: Path) -> Non
     ends, made = few
     under_way: list[int] = []
 
-    async def once(source: Source, path: str) -> bytes:
+    async def once(source: Source, _: str) -> bytes:
         if len(source.asked) <= 8:
             return answer(429, b"")
         under_way.append(source.under_way)
@@ -195,6 +195,5 @@ async def test_the_number_of_requests_is_found_beyond_which_a_host_is_not_quicke
 
     best = max([(await rate(fixed))[0] for fixed in (knee, round(1.3 * knee))])
     found, number = await rate(None)
-    print(f"{found:.0f} files/s with {number:.1f} at a time; with the best number {best:.0f}")
-    assert found > 0.9 * best
+    assert found > 0.9 * best, f"{found:.0f} files/s with {number:.1f} at a time; with the best number {best:.0f}"
     assert 0.6 * knee <= number <= 1.6 * knee
