@@ -34,24 +34,25 @@ class Demand:
         self, downloader: Downloader, concurrency: int, read: Callable[[], dict[int, int]], publisher: Publisher, topic: str
     ) -> None:
         self._downloader, self._slots, self._read = downloader, concurrency, read
-        self._publisher, self._topic, self._worker = publisher, topic, uuid.uuid4().hex[:12]
+        self._publisher, self._topic, self.worker = publisher, topic, uuid.uuid4().hex[:12]
         # Taken for a quick one until it is known: the first tasks of a job are not to wait for a measurement.
         self._rate, self._ended, self._at = QUICK_RATE, 0, time.monotonic()
 
     async def run(self) -> None:
         """Until it is cancelled."""
-        said, told_at = (0, 0, frozenset[int]()), 0.0
+        said, told_at = (0, 0, frozenset[int](), False), 0.0
         while True:
             read, wanted, now = self._read(), self._wanted(), time.monotonic()
             waiting = len(self._downloader.waiting)
             step = wanted / 8
+            busy = self._downloader.busy > 0
             moved = abs(wanted - said[0]) > step or abs(waiting - said[1]) > step or read.keys() != said[2]
-            if moved or now - told_at >= REPEAT_SECONDS:
+            if moved or (busy and not said[3]) or now - told_at >= REPEAT_SECONDS:
                 demand = self._demand(read, wanted)
                 with suppress(Unavailable):  # one that is lost is said again
-                    said_it = await self._publisher.send(self._topic, self._worker.encode(), demand.to_bytes())
+                    said_it = await self._publisher.send(self._topic, self.worker.encode(), demand.to_bytes())
                     said_it.add_done_callback(lambda future: future.cancelled() or future.exception())
-                said, told_at = (wanted, waiting, frozenset(read)), now
+                said, told_at = (wanted, waiting, frozenset(read), busy), now
                 # One that lists many jobs is long, and worth its price less often.
                 await asyncio.sleep(len(demand.waiting) / 1000)
             await asyncio.sleep(_TICK_SECONDS)
@@ -74,4 +75,4 @@ class Demand:
         jobs = self._downloader.waiting.waiting()
         window = max(LEAST_WINDOW, wanted // max(len(jobs), 1))
         listed = {job: tasks for job, tasks in jobs.items() if 2 * tasks >= window}
-        return DownloadDemand(worker=self._worker, read=read, window=window, waiting=listed)
+        return DownloadDemand(worker=self.worker, read=read, window=window, waiting=listed, under_way=self._downloader.busy)

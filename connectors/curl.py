@@ -20,6 +20,7 @@ import pycurl
 
 from export_service import __version__
 from export_service.addresses import may_connect
+from export_service.bandwidth import Bandwidth
 from export_service.settings import Download
 
 _FULL = 256 * 1024
@@ -55,7 +56,7 @@ class Response:
         self.handle.setopt(pycurl.URL, url)
         self.handle.setopt(pycurl.TIMEOUT_MS, round(seconds * 1000))
         self._body: list[bytes] = []
-        self._waiting, self._paused, self.ended = 0, False, False
+        self._waiting, self._paused, self._in_line, self.ended = 0, False, False, False
         self._failure: CurlError | None = None
         self._refused: str | None = None
         self._connecting = False
@@ -116,7 +117,7 @@ class Response:
 
     def end(self, code: int) -> None:
         """`code` is `pycurl.E_*`."""
-        self.ended = True
+        self.ended, self._in_line = True, False
         if code != pycurl.E_OK:
             refused = None if self._connecting else self._refused
             self._failure = CurlError(code, self.handle.getinfo(pycurl.OS_ERRNO), refused)
@@ -144,6 +145,11 @@ class Response:
         if self._waiting >= _FULL:
             self._paused = True
             return pycurl.WRITEFUNC_PAUSE
+        bandwidth = self._curl.bandwidth
+        if bandwidth.rate and not bandwidth.take(len(data)):
+            self._in_line = True
+            bandwidth.wait(self._my_turn)
+            return pycurl.WRITEFUNC_PAUSE
         self._body.append(data)
         self._waiting += len(data)
         if self._waiting >= _FULL and self.on_filled is not None:
@@ -151,12 +157,20 @@ class Response:
             self._curl.soon(self.filled_up)
         return None
 
+    def _my_turn(self) -> None:
+        if self._in_line:
+            self._in_line = False
+            self.handle.pause(pycurl.PAUSE_CONT)
+
+    def leave_line(self) -> None:
+        self._in_line = False
+
 
 class Curl:
     """All transfers of one loop, and the connections that they share."""
 
-    def __init__(self, settings: Download) -> None:
-        self._settings = settings
+    def __init__(self, settings: Download, bandwidth: Bandwidth | None = None) -> None:
+        self._settings, self.bandwidth = settings, bandwidth or Bandwidth()
         self._selector = selectors.DefaultSelector()
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, settings.concurrency)
@@ -197,6 +211,7 @@ class Curl:
 
     def release(self, response: Response) -> None:
         response.on_filled = None
+        response.leave_line()
         if self._running.pop(response.handle, None):
             self._multi.remove_handle(response.handle)
         self._idle.append(response)
@@ -247,6 +262,8 @@ class Curl:
     def _end(self, handle: pycurl.Curl, code: int) -> None:
         response = self._running.pop(handle)
         self._multi.remove_handle(handle)
+        if self.bandwidth.rate:
+            self.bandwidth.spend(handle.getinfo(pycurl.HEADER_SIZE))
         response.end(code)
 
 

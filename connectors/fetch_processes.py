@@ -63,7 +63,8 @@ class FetchProcesses:
     """The Transferring port."""
 
     def __init__(self, ends: Sequence[socket.socket], fatal: Callable[[BaseException], None]) -> None:
-        self._processes = [_Process(end, fatal) for end in ends]
+        self._processes = [_Process(end, fatal, self._share) for end in ends]
+        self._bandwidth = 0.0
 
     async def connect(self) -> None:
         for process in self._processes:
@@ -73,13 +74,27 @@ class FetchProcesses:
         process = min(self._processes, key=lambda each: len(each.running))
         return process.start(destination, task, url, done, tried)
 
+    def limit(self, bandwidth: float) -> None:
+        """Bytes a second of all of them together; 0: no limit."""
+        self._bandwidth = bandwidth
+        self._share()
+
+    def _share(self) -> None:
+        """Among those that have something to do."""
+        busy = [process for process in self._processes if process.running]
+        for process in busy:
+            process.limit(self._bandwidth / len(busy))
+
     async def stop(self) -> None:
         await asyncio.gather(*(process.stop() for process in self._processes))
 
 
 class _Process:
-    def __init__(self, end: socket.socket, fatal: Callable[[BaseException], None]) -> None:
-        self.end, self._fatal = end, fatal
+    """`changed` is called when it gets something to do, and when it has nothing more."""
+
+    def __init__(self, end: socket.socket, fatal: Callable[[BaseException], None], changed: Callable[[], None]) -> None:
+        self.end, self._fatal, self._changed = end, fatal, changed
+        self._bandwidth = 0.0
         self.frames = Frames(self._received, self._closed)
         self.running: dict[int, tuple[Task, Done]] = {}
         self._number = 0
@@ -89,8 +104,15 @@ class _Process:
     def start(self, destination: str, task: Task, url: str, done: Done, tried: int) -> Stop:
         self._number = number = self._number + 1
         self.running[number] = task, done
+        if len(self.running) == 1:
+            self._changed()
         self.frames.send((number, destination, url, tried, task.index, task.name, task.url, task.size, task.sha256))
         return lambda: self._cancel(number)
+
+    def limit(self, bandwidth: float) -> None:
+        if bandwidth != self._bandwidth:
+            self._bandwidth = bandwidth
+            self.frames.send(bandwidth)
 
     async def stop(self) -> None:
         self._stopping = True
@@ -122,6 +144,8 @@ class _Process:
                 message=message,
             )
             done(Busy(result, retry_after) if busy else result)
+            if not self.running:
+                self._changed()
         return None
 
     def _closed(self, error: Exception | None) -> None:

@@ -17,6 +17,7 @@ from connectors.aws import Clients
 from connectors.frames import Frames
 from connectors.lanes import QuickLane
 from connectors.stores import open_stores
+from export_service.bandwidth import Bandwidth
 from export_service.messages import Task, TaskResult
 from export_service.settings import Settings
 from export_service.transfer import Busy, Limits, Stop, Transfers, TransferTasks
@@ -35,7 +36,8 @@ async def fetch(end: socket.socket, settings: Settings) -> int:
         end_with(1)
 
     async with AsyncExitStack() as stack:
-        lane = await open_lane(settings, stack, fatal)
+        bandwidth = Bandwidth()
+        lane = await open_lane(settings, stack, fatal, bandwidth)
         running: dict[int, Stop] = {}
         stopping: list[asyncio.Task[None]] = []
 
@@ -45,6 +47,8 @@ async def fetch(end: socket.socket, settings: Settings) -> int:
             elif isinstance(value, int):
                 if stop_one := running.pop(value, None):
                     stop_one()
+            elif isinstance(value, float):
+                bandwidth.limit(value)
             else:
                 number, destination, url, tried, *fields = value
                 running[number] = lane.start(destination, _task(*fields), url, partial(done, number), tried)
@@ -68,10 +72,12 @@ async def fetch(end: socket.socket, settings: Settings) -> int:
         return code
 
 
-async def open_lane(settings: Settings, stack: AsyncExitStack, fatal: Callable[[BaseException], None]) -> QuickLane:
+async def open_lane(
+    settings: Settings, stack: AsyncExitStack, fatal: Callable[[BaseException], None], bandwidth: Bandwidth | None = None
+) -> QuickLane:
     """All that transfers need."""
     s3 = Clients(settings.aws).later("s3", stack, settings.download.concurrency)
-    http, sources, destinations = await open_stores(settings, s3, stack)
+    http, sources, destinations = await open_stores(settings, s3, stack, bandwidth)
     limits = Limits.of(settings.download)
     return QuickLane(TransferTasks(Transfers(sources, destinations, limits), fatal), http, destinations, limits)
 

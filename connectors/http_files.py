@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pycurl
 
 from connectors.curl import Curl, CurlError, Response
+from export_service.bandwidth import Bandwidth
 from export_service.failures import PlanError, TransferError
 from export_service.names import check_url
 from export_service.prefixes import is_below
@@ -111,9 +112,9 @@ class Opening:
 
 
 @asynccontextmanager
-async def open_http(settings: DownloadSettings) -> AsyncIterator[HttpFiles]:
+async def open_http(settings: DownloadSettings, bandwidth: Bandwidth | None = None) -> AsyncIterator[HttpFiles]:
     """Transfers that keep `settings.concurrency` connections."""
-    async with Curl(settings) as curl:
+    async with Curl(settings, bandwidth) as curl:
         yield HttpFiles(curl, settings.allowed_urls)
 
 

@@ -29,6 +29,9 @@ class _Turns:
     def __bool__(self) -> bool:
         return bool(self.slots or self._waiting)
 
+    def first(self) -> str:
+        return next(iter(self._waiting[min(self._waiting)]))
+
     def in_order(self) -> Iterator[str]:
         for slots in sorted(self._waiting):
             yield from self._waiting[slots]
@@ -48,11 +51,20 @@ class _Turns:
 
     def change(self, key: str, by: int) -> None:
         """It got a slot, or gave one back."""
-        waits, slots = self.leave(key), self.slots.pop(key, 0) + by
-        if slots:
+        before = self.slots.pop(key, 0)
+        if slots := before + by:
             self.slots[key] = slots
-        if waits:
-            self.wait(key)
+        same = self._waiting.get(before)
+        if same is None or key not in same:
+            return
+        if len(same) == 1:
+            del self._waiting[before]
+            if slots not in self._waiting:  # who is alone is most of them
+                self._waiting[slots] = same
+                return
+        else:
+            del same[key]
+        self._waiting.setdefault(slots, {})[key] = None
 
 
 def _always(_: str) -> bool:
@@ -93,8 +105,15 @@ class FairQueue(Generic[T]):
 
     def pop(self, room: Callable[[str], bool] = _always, most: int | None = None) -> T | None:
         """The item whose turn it is: of a host that has `room`, and a user with less than `most` slots. None: nobody's."""
+        if not self._lanes:
+            return None
+        user = self._users.first()
+        job = self._jobs[user].first()
+        host = self._hosts[user, job].first()
+        if room(host) and (most is None or self._users.slots.get(user, 0) < most):
+            return self._take(user, job, host)
         if not any(map(room, self._lanes)):
-            return None  # without a look at every job of a host that is busy
+            return None  # without a look at every job of a host that has no room
         for user in self._users.in_order():
             if most is not None and self._users.slots.get(user, 0) >= most:
                 return None  # those who follow have as many

@@ -62,7 +62,7 @@ class Hosts:
     def limit(self, limits: Mapping[str, int]) -> None:
         self._limits = limits
         for name, host in self._hosts.items():
-            host.limiter.most = self._most(name)
+            host.limiter.allow(self._most(name))
 
     def room(self, name: str) -> bool:
         host = self._hosts.get(name)

@@ -3,7 +3,10 @@
 Latency alone does not tell: a large file takes longer than a small one on any host. So the rate decides. It *rises*, doubling, as long as
 the rate does; then it takes the smallest number that had nearly the best rate, and *tries* a few more and a few less every now and then,
 as hosts change. What it maximises is rate / number ** 0.1: twice as many transfers must bring 7 % more, or they only wait in the host's
-queue. A host that answers 429 or 503 begins again at one, quickly up to half of what it had, slowly (one for each round) from there.
+queue. Where transfers are done in a moment nobody waits, and
+the number is higher rather than lower, as we work in larger portions then.
+
+A host that answers 429 or 503 begins again at one, quickly up to half of what it had, slowly (one for each round) from there.
 Pure, but for the clock that it is given.
 """
 
@@ -14,11 +17,15 @@ START = 32
 _WORTH = 0.1
 _DOUBLED = 0.14
 """The same exponent, and what is asked for while it rises or falls by two at a time: 10 %."""
+_PROMPT_SECONDS = 0.05
+"""A transfer that takes no longer holds nobody up, and a number that is too small costs more of our own time for each file."""
 _ENOUGH = 0.95
 """Of the best rate."""
 _STEP, _MOST_STEP = 1.25, 2.0
 _WINDOW_SECONDS, _WINDOW_ANSWERS = 0.2, 20
 """A rate is measured for so long, and over so many answers and three for each transfer, at least."""
+_NOISE = 0.04
+"""Of a rate, on a machine that is not ours alone."""
 _MOST_QUIET = 16
 _CHANGE = 0.3
 """Of a rate, as a logarithm: then the host is another one."""
@@ -27,7 +34,7 @@ _SURE = 1.5
 
 
 class Limiter:
-    """`limit` is for now. `most` may be changed at any time. Not `adaptive`: `most`, but for hosts that answer 429 or 503."""
+    """`limit` is for now. Not `adaptive`: `most`, but for hosts that answer 429 or 503."""
 
     def __init__(self, most: int, *, adaptive: bool = True) -> None:
         self.most, self._adaptive = most, adaptive
@@ -39,19 +46,20 @@ class Limiter:
         """Numbers and their rates, while it rises or falls."""
         self._trial = _Trial()
         self._ceiling = 0.0
+        self.allow(most)
         self._skip = self.limit
         """Answers of transfers that began when the number was another one."""
         self._begun: float | None = None
 
-    @property
-    def limit(self) -> int:
-        return max(1, min(self.most, round(self._now)))
+    def allow(self, most: int) -> None:
+        self.most = most
+        self.limit = max(1, min(most, round(self._now)))
 
     def busy(self) -> None:
         """The host said 429 or 503."""
         if self._mode != "recover" or self._now > 1:
             self._ceiling, self._base = self.limit / 2, float(self.limit)
-        self._mode, self._now, self._begun = "recover", 1.0, None
+        self._mode, self._now, self._begun, self.limit = "recover", 1.0, None, 1
 
     def answered(self, work: float, under_way: int, now: float) -> None:
         """`work`: how much the answer was worth; nothing if it was for nothing. `under_way`: transfers, this one included."""
@@ -65,6 +73,7 @@ class Limiter:
         if self._now >= min(self._base if self._adaptive else self.most, self.most):
             self._base = self._now
             self._try()
+        self.allow(self.most)
 
     def _measure(self, work: float, under_way: int, now: float) -> None:
         if self._skip > 0:
@@ -83,18 +92,20 @@ class Limiter:
         self._begun = None
         if self._full < 0.8 * self._answers or not self._work:
             return  # there was not enough to do, so this says nothing of the host
-        # Of sizes that differ, and of answers that come less regularly than a clock ticks and more than at random.
-        rate, variance = self._work / seconds, self._squares / self._work**2 - 0.75 / self._answers
+        # Of sizes that differ, of answers that come less regularly than a clock ticks and more than at random, of what else goes on.
+        rate, variance = self._work / seconds, self._squares / self._work**2 - 0.75 / self._answers + _NOISE**2
         if self._mode != "try":
             self._searched(rate)
         else:
             self._tried(rate, variance)
         self._skip = under_way
+        self.allow(self.most)
 
     def _searched(self, rate: float) -> None:
         """Up from the start as long as that is worth it; if it never was, down as long as that costs nothing."""
         known, number = self._known, float(self.limit)
-        worth = not known or rate >= known[-1][1] * (number / known[-1][0]) ** _DOUBLED
+        prompt = number < rate * _PROMPT_SECONDS
+        worth = not known or rate >= known[-1][1] * (number / known[-1][0]) ** (-_DOUBLED if prompt else _DOUBLED)
         known.append((number, rate))
         if worth and self._mode == "rise" and number < self.most:
             self._now = number * 2
@@ -103,7 +114,8 @@ class Limiter:
         elif worth and self._mode == "fall" and number > 1:
             self._now = number / 2
         else:
-            self._base = _smallest(sorted(known))
+            best = max(rate for _, rate in known)
+            self._base = max(each for each, rate in known if rate >= _ENOUGH * best) if prompt else _smallest(sorted(known))
             self._try()
 
     def _tried(self, rate: float, variance: float) -> None:
@@ -115,7 +127,8 @@ class Limiter:
                 trial.before, self._now = (rate, variance), self._other(trial)
         else:
             gain, spread = trial.gains[trial.up]
-            gain += math.log(rate / trial.before[0]) - _WORTH * math.log(self._now / self._base)
+            worth = -_WORTH if self._now < rate * _PROMPT_SECONDS else _WORTH
+            gain += math.log(rate / trial.before[0]) - worth * math.log(self._now / self._base)
             spread += variance + trial.before[1]
             if gain > _SURE * math.sqrt(spread):
                 self._base = self._now

@@ -201,6 +201,18 @@ class DownloadDemand(Record):
     """Tasks of one job that may wait here for a slot."""
     waiting: dict[str, int]
     """Job -> its tasks that do. Without the jobs that have less than half a window."""
+    under_way: int | None = None
+    """Transfers. Who has none leaves his share of the fleet's bandwidth to others. None in old records."""
+
+
+class DownloadLimits(Record):
+    """`limits`, key `download`: what all download workers together may do. The last record counts."""
+
+    type: Literal["DownloadLimits"] = "DownloadLimits"
+    bandwidth: int | None = None
+    """Bytes a second. None: no limit."""
+    host_concurrency: dict[str, int] = {}
+    """`host` or `host:port` -> files at a time."""
 
 
 class TaskResult(Record):

@@ -1,4 +1,4 @@
-"""Topics that every worker reads whole, outside any group: `cancellations` from its beginning, `demand` from its end."""
+"""Topics that every worker reads whole, outside any group: `cancellations` and `limits` from the beginning, `demand` from its end."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
 from export_service.backoff import until_available
-from export_service.messages import DownloadDemand, JobCancelled
+from export_service.messages import DownloadDemand, DownloadLimits, JobCancelled
 from export_service.settings import Settings
 from streams.kafka_client import connection, unreachable
 
@@ -28,6 +28,10 @@ class Follower:
 
     async def start(self) -> None:
         await until_available(lambda: self._read(forever=False), self._log)
+
+    async def read(self) -> None:
+        """As `start`, but raises Unavailable."""
+        await self._read(forever=False)
 
     async def follow(self) -> None:
         while True:
@@ -63,6 +67,18 @@ def cancellations(settings: Settings, topic: str, told: Callable[[str, int], Non
         except ValidationError:
             return  # a tombstone, or not ours: nobody's download depends on it
         told(cancelled.job_id, cancelled.attempt or 1)
+
+    return Follower(settings, topic, tell, log)
+
+
+def limits(settings: Settings, topic: str, told: Callable[[DownloadLimits], None], log: Any) -> Follower:
+    def tell(value: bytes | None) -> None:
+        try:
+            told(DownloadLimits.model_validate_json(value) if value else DownloadLimits())
+        except ValidationError as error:
+            log.error(
+                "A record of the topic limits is no DownloadLimits; the limits before it are kept", mistakes=error.error_count()
+            )
 
     return Follower(settings, topic, tell, log)
 

@@ -59,6 +59,7 @@ class Topics:
     callbacks: TopicSpec
     cancellations: TopicSpec
     demand: TopicSpec
+    limits: TopicSpec
     dead_letters: TopicSpec
     jobs_changelog: TopicSpec
     shards_changelog: TopicSpec
@@ -91,6 +92,7 @@ def topics(settings: Settings) -> Topics:
         callbacks=TopicSpec(name("callbacks"), "job", "CallbackAnswered", p, retention_days=90),
         cancellations=TopicSpec(name("cancellations"), "job", "JobCancelled", 1, compacted=True, expires=True),
         demand=TopicSpec(name("demand"), "worker", "DownloadDemand", 1, fleeting=True),
+        limits=TopicSpec(name("limits"), "download", "DownloadLimits", 1, compacted=True),
         dead_letters=TopicSpec(name("dead-letters"), "source key", "DeadLetter", p, retention_days=90, whole_messages=True),
         jobs_changelog=TopicSpec(changelog("jobs"), "job", "JobState", p, compacted=True),
         shards_changelog=TopicSpec(changelog("shards"), "job/shard", "Shard", p, compacted=True),

@@ -20,6 +20,7 @@ from agents.callback import Answerer, callback
 from agents.demand import Demand
 from agents.download import READ_AHEAD, Downloader
 from agents.file_list import FileLists
+from agents.limits import Shares
 from agents.pacing import Pacer
 from agents.plan import Planner, plan
 from agents.report import Reporter
@@ -34,7 +35,7 @@ from export_service.metrics import Metrics, serve
 from export_service.requests import Policy
 from export_service.settings import ROLES, Settings
 from streams.app import REVOKE_SECONDS
-from streams.followers import Follower, cancellations, demands
+from streams.followers import Follower, cancellations, demands, limits
 from streams.open_jobs import watch_open_jobs
 from streams.parts import Parts
 from streams.publisher import KafkaPublisher
@@ -241,12 +242,18 @@ def _download(parts: Parts, fatal: Fatal) -> StartStop:
     )
     role.consume(parts.topics.tasks, downloader.handle)
     role.drain_with(downloader.drain)
-    following = _Following(fatal, cancellations(parts.settings, parts.topics.cancellations.name, downloader.cancel, parts.log))
 
     def read() -> dict[int, int]:
         return {} if downloader.draining else role.read(parts.topics.tasks)
 
     demand = Demand(downloader, settings.concurrency, read, parts.publisher, parts.topics.demand.name)
+    shares = Shares(transfers, downloader.hosts, demand.worker, parts.log)
+    following = _Following(
+        fatal,
+        cancellations(parts.settings, parts.topics.cancellations.name, downloader.cancel, parts.log),
+        limits(parts.settings, parts.topics.limits.name, shares.set, parts.log),
+        demands(parts.settings, parts.topics.demand.name, shares.hear, parts.log),
+    )
     saying: list[asyncio.Task[None]] = []
 
     async def start() -> None:
@@ -254,12 +261,13 @@ def _download(parts: Parts, fatal: Fatal) -> StartStop:
         downloader.start(fatal)
         await following.start()
         await role.start()
-        saying.append(beside(demand.run(), fatal))
+        saying.extend(beside(each.run(), fatal) for each in (demand, shares))
 
     async def stop() -> None:
         await role.stop()
         following.stop()
-        saying[0].cancel()
+        for each in saying:
+            each.cancel()
 
     return start, stop
 

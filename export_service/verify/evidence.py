@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 READERS = {"requests": "plan", "tasks": "download", "results": "tally", "completions": "callback", "snapshots": "snapshot"}
 """Topic -> the role that commits offsets of it."""
-TOPICS = (*READERS, "callbacks", "cancellations", "demand", "dead-letters", "jobs-changelog", "shards-changelog")
-COMPACTED = ("snapshots", "cancellations", "jobs-changelog", "shards-changelog")
+TOPICS = (*READERS, "callbacks", "cancellations", "demand", "limits", "dead-letters", "jobs-changelog", "shards-changelog")
+COMPACTED = ("snapshots", "cancellations", "limits", "jobs-changelog", "shards-changelog")
 
 
 class Raw(NamedTuple):
