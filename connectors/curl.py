@@ -138,6 +138,8 @@ class Response:
             opened = socket.socket(family, kind, protocol)
         except OSError:  # no descriptor left, no IPv6
             return pycurl.SOCKET_BAD
+        if size := self._curl.bandwidth.buffer():
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
         self._curl.soon(opened.close)  # pycurl gives libcurl a duplicate
         return opened
 

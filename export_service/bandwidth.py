@@ -13,6 +13,9 @@ from export_service.ports import Download, FileSource
 
 _BURST_SECONDS = 0.1
 """What an idle moment may be made good with."""
+_BUFFER_SECONDS = 0.05
+_LEAST_BUFFER, _MOST_BUFFER = 64 * 1024, 4 * 1024 * 1024
+"""The kernel's own choice is megabytes for each connection: with those a slow limit would be felt by nobody for a minute."""
 
 
 class Bandwidth:
@@ -31,6 +34,11 @@ class Bandwidth:
         if self._timer is not None:
             self._timer.cancel()
         self._turns()
+
+    def buffer(self) -> int:
+        """Bytes that a new connection's kernel may hold for us, which nobody counts yet; 0: as many as it likes."""
+        size = int(self.rate * _BUFFER_SECONDS)
+        return max(_LEAST_BUFFER, size) if 0 < size < _MOST_BUFFER else 0
 
     def take(self, size: int) -> bool:
         """False: not now; get in line with `wait`."""

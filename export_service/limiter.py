@@ -53,6 +53,8 @@ class Limiter:
 
     def allow(self, most: int) -> None:
         self.most = most
+        if not self._adaptive and self._mode != "recover":
+            self._now = self._base = float(most)
         self.limit = max(1, min(most, round(self._now)))
 
     def busy(self) -> None:

@@ -1,6 +1,7 @@
 """A download worker's core, from tasks to outcomes, with fetch processes, against web servers that a test makes."""
 
 import asyncio
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -58,6 +59,9 @@ class Source:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._writers.add(writer)
+        # So that what is `sent` has left, or nearly.
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
+        writer.transport.set_write_buffer_limits(high=0)
         try:
             while line := await reader.readline():
                 while await reader.readline() not in (b"\r\n", b""):
