@@ -25,6 +25,8 @@ from export_service.settings import Download
 
 _FULL = 256 * 1024
 """Bytes that wait for their reader before a transfer is paused."""
+_STREAMS = 16
+"""Transfers that share one HTTP/2 connection: fewer handshakes and wake-ups, and still several connections where one is slow."""
 _PRINTABLE = re.compile(r"[!-~]*")
 _SAFE = "".join(map(chr, range(0x21, 0x7F)))
 
@@ -176,6 +178,7 @@ class Curl:
         self._selector = selectors.DefaultSelector()
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, settings.concurrency)
+        self._multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, _STREAMS)
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
         self._timer: asyncio.TimerHandle | None = None
@@ -283,6 +286,8 @@ def _handle(settings: Download) -> pycurl.Curl:
         pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
         pycurl.PROXY: "",  # no proxy from the environment
         pycurl.PATH_AS_IS: 1,
+        # Share a connection that is just being made, if it turns out to be HTTP/2.
+        pycurl.PIPEWAIT: 1,
         pycurl.BUFFERSIZE: 128 * 1024,
         pycurl.CONNECTTIMEOUT_MS: round(settings.connect_seconds * 1000),
         pycurl.LOW_SPEED_LIMIT: 1,
