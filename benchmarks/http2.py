@@ -27,13 +27,14 @@ from export_service.settings import Download
 
 SIZE, AT_A_TIME = 16 * 1024, 64
 _1, _2 = pycurl.CURL_HTTP_VERSION_1_1, pycurl.CURL_HTTP_VERSION_2TLS
-Mode = tuple[int, int, int]
+Mode = tuple[int, int, int] | None
 MODES: dict[str, Mode] = {
     # Version, whether a transfer waits to share a connection, and how many may.
     "HTTP/1.1, keep-alive": (_1, 0, 100),
     "HTTP/2, a connection each": (_2, 0, 100),
     "HTTP/2, 64 share one": (_2, 1, 100),
     "HTTP/2, 16 share one": (_2, 1, 16),
+    "as this service does": None,
 }
 
 
@@ -102,17 +103,18 @@ async def fetch(url: str, files: int, mode: Mode) -> None:
     settings = Download.model_validate({"allowed_networks": "127.0.0.1", "concurrency": AT_A_TIME})
     left, done = files, asyncio.Event()
     ended = 0
-    version, wait, streams = mode
     async with Curl(settings) as curl:
-        curl._multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, streams)
+        if mode is not None:
+            curl._multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, mode[2])
 
         def start() -> None:
             nonlocal left
             if left:
                 left -= 1
                 response = curl.start(url)
-                response.handle.setopt(pycurl.HTTP_VERSION, version)
-                response.handle.setopt(pycurl.PIPEWAIT, wait)
+                if mode is not None:
+                    response.handle.setopt(pycurl.HTTP_VERSION, mode[0])
+                    response.handle.setopt(pycurl.PIPEWAIT, mode[1])
                 response.on_filled = lambda: end(response)
 
         def end(response: Response) -> None:

@@ -47,7 +47,7 @@ class Response:
 
     def __init__(self, curl: "Curl", settings: Download) -> None:
         self._curl, self._allowed = curl, settings.allowed_networks
-        self.handle = _handle(settings)
+        self.handle, self._shares = _handle(settings), False
         self.handle.setopt(pycurl.WRITEFUNCTION, self._received)
         self.handle.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
 
@@ -56,6 +56,10 @@ class Response:
             # A signed URL does not survive being quoted again: only what may not be in a URL at all is.
             url = quote(url, safe=_SAFE)
         self.handle.setopt(pycurl.URL, url)
+        self._host = url.split("/", 3)[2] if url.startswith("https:") else ""
+        if self._shares != (shares := self._host in self._curl.sharing):
+            self._shares = shares
+            self.handle.setopt(pycurl.PIPEWAIT, int(shares))
         self.handle.setopt(pycurl.TIMEOUT_MS, round(seconds * 1000))
         self._body: list[bytes] = []
         self._waiting, self._paused, self._in_line, self.ended = 0, False, False, False
@@ -120,6 +124,8 @@ class Response:
     def end(self, code: int) -> None:
         """`code` is `pycurl.E_*`."""
         self.ended, self._in_line = True, False
+        if self._host and not self._shares and self.handle.getinfo(pycurl.INFO_HTTP_VERSION) == pycurl.CURL_HTTP_VERSION_2_0:
+            self._curl.sharing.add(self._host)
         if code != pycurl.E_OK:
             refused = None if self._connecting else self._refused
             self._failure = CurlError(code, self.handle.getinfo(pycurl.OS_ERRNO), refused)
@@ -186,6 +192,9 @@ class Curl:
         self._watched: set[int] = set()
         self._running: dict[pycurl.Curl, Response] = {}
         self._idle: list[Response] = []
+        self.sharing: set[str] = set()
+        """Hosts that speak HTTP/2: a transfer waits for a connection to them that is just being made, and shares it. Not known in
+        advance: libcurl would wait for a whole answer of a host to see that it does not."""
 
     async def __aenter__(self) -> "Curl":
         self._loop = asyncio.get_running_loop()
@@ -286,8 +295,6 @@ def _handle(settings: Download) -> pycurl.Curl:
         pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
         pycurl.PROXY: "",  # no proxy from the environment
         pycurl.PATH_AS_IS: 1,
-        # Share a connection that is just being made, if it turns out to be HTTP/2.
-        pycurl.PIPEWAIT: 1,
         pycurl.BUFFERSIZE: 128 * 1024,
         pycurl.CONNECTTIMEOUT_MS: round(settings.connect_seconds * 1000),
         pycurl.LOW_SPEED_LIMIT: 1,

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -41,6 +42,7 @@ class Source:
         self.asked: list[tuple[float, str]] = []
         self.connections, self.sent = 0, 0
         self.under_way, self.most = 0, 0
+        self.tls: ssl.SSLContext | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
     @property
@@ -48,8 +50,8 @@ class Source:
         return Counter(path for _, path in self.asked)
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1000)
-        self.base = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1000, ssl=self.tls)
+        self.base = f"http{'s' if self.tls else ''}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def close(self) -> None:
         self._server.close()
