@@ -19,6 +19,8 @@ _DOUBLED = 0.14
 """The same exponent, and what is asked for while it rises or falls by two at a time: 10 %."""
 _PROMPT_SECONDS = 0.05
 """A transfer that takes no longer holds nobody up, and a number that is too small costs more of our own time for each file."""
+_PORTIONS = 0.3
+"""So half as many must bring 20 % more there."""
 _ENOUGH = 0.95
 """Of the best rate."""
 _STEP, _MOST_STEP = 1.25, 2.0
@@ -107,7 +109,7 @@ class Limiter:
         """Up from the start as long as that is worth it; if it never was, down as long as that costs nothing."""
         known, number = self._known, float(self.limit)
         prompt = number < rate * _PROMPT_SECONDS
-        worth = not known or rate >= known[-1][1] * (number / known[-1][0]) ** (-_DOUBLED if prompt else _DOUBLED)
+        worth = not known or rate >= known[-1][1] * (number / known[-1][0]) ** (-_PORTIONS if prompt else _DOUBLED)
         known.append((number, rate))
         if worth and self._mode == "rise" and number < self.most:
             self._now = number * 2
@@ -117,7 +119,8 @@ class Limiter:
             self._now = number / 2
         else:
             best = max(rate for _, rate in known)
-            self._base = max(each for each, rate in known if rate >= _ENOUGH * best) if prompt else _smallest(sorted(known))
+            prompt_ones = [each for each, rate in known if rate >= 0.5**_PORTIONS * best]
+            self._base = max(prompt_ones) if prompt else _smallest(sorted(known))
             self._try()
 
     def _tried(self, rate: float, variance: float) -> None:
@@ -129,7 +132,7 @@ class Limiter:
                 trial.before, self._now = (rate, variance), self._other(trial)
         else:
             gain, spread = trial.gains[trial.up]
-            worth = -_WORTH if self._now < rate * _PROMPT_SECONDS else _WORTH
+            worth = -_PORTIONS if self._now < rate * _PROMPT_SECONDS else _WORTH
             gain += math.log(rate / trial.before[0]) - worth * math.log(self._now / self._base)
             spread += variance + trial.before[1]
             if gain > _SURE * math.sqrt(spread):
