@@ -172,8 +172,8 @@ async def test_hosts_and_users_have_limits_of_their_own(tmp_path: Path) -> None:
 
 
 async def test_the_number_of_requests_is_found_beyond_which_a_host_is_not_quicker(tmp_path: Path) -> None:
-    """A server that needs 40 ms for up to `knee` requests at a time; with more it is slower, and for all of them together too."""
-    knee, seconds = 12, 0.04
+    """A server that needs 80 ms for up to `knee` requests at a time; with more it is slower, and for all of them together too."""
+    knee, seconds = 12, 0.08
 
     async def rate(fixed: int | None) -> tuple[float, float]:
         made = settings(concurrency=fixed or 96, adaptive=fixed is None)
@@ -197,4 +197,4 @@ async def test_the_number_of_requests_is_found_beyond_which_a_host_is_not_quicke
     found, number = await rate(None)
     # On a machine that does other things too; that it is within 8 % is shown in arithmetic, by test_limiter.
     assert found > 0.8 * best, f"{found:.0f} files/s with {number:.1f} at a time; with the best number {best:.0f}"
-    assert 0.6 * knee <= number <= 1.6 * knee
+    assert 0.6 * knee <= number <= 1.7 * knee
