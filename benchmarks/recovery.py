@@ -36,6 +36,7 @@ from export_service.messages import JobEvent, JobInfo, JobPlanned, Outcome, Task
 from export_service.settings import Settings, load
 from streams.publisher import KafkaPublisher
 from streams.topics import declare, topics
+from tables.decoded import Values
 from tables.jobs import Jobs
 from tables.shards import Shards
 from tests.kafka import records
@@ -280,7 +281,7 @@ class Bench:
             worker.wait(60)
 
 
-class _Noting(dict[bytes, bytes]):
+class _Noting(Values):
     """A table that says what was written."""
 
     def __init__(self) -> None:
