@@ -2,9 +2,10 @@
 
 Two things go on beside each other. *Reading* takes the list at full speed, whatever its job has to wait for, so that no connection
 idles: batches go to a spool, and JobPlanned out when it ends. *Handing out* takes them from there as fast as the download workers
-take this job's tasks (`pacing`), so a plan lasts almost as long as its job; how far it is, is in the ledger, for the next owner of its
-partition. Results may come before the plan, and the fold expects that. A list of up to HELD_BACK entries is read whole first, so that
-a mistake in it fails the job before any of its files is touched.
+take this job's tasks (`pacing`), so a plan lasts almost as long as its job; how far it is, is in the ledger with the digest of the list up
+to there, for the next owner of its partition: he reads that part again, which takes seconds a million, and hands out from there on.
+Results may come before the plan, and the fold expects that. A list of up to HELD_BACK entries is read whole first, so that a mistake
+in it fails the job before any of its files is touched.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from agents.cancelled import Cancelled
-from agents.file_list import FileLists, Whole
+from agents.file_list import CHANGED, FileLists, Whole
 from agents.pacing import NoMoreTurns, Pacer
 from export_service.backoff import pauses, until_available
 from export_service.batching import MAX_BATCH_BYTES, batch_limit
@@ -100,15 +101,17 @@ class Planner:
         outcome: Record
         try:
             async with AsyncExitStack() as place:
-                async with self._small:
-                    all_of_it = await self._read_all(run, place)
+                all_of_it = False
+                if not run.next:
+                    async with self._small:
+                        all_of_it = await self._read_all(run, place)
                 if not all_of_it:
                     await place.enter_async_context(self._large)
                     await self._read_all(run, None)
             known = run.planned.digest or request.plan_digest
             if known not in (None, run.whole.digest):
                 raise PlanError(
-                    "the list of files changed while the job ran; send it as a new job, with a jobId of its own"
+                    CHANGED
                     if run.planned.digest
                     else "the list of files is not the one of the job's first attempt; send it as a new job, with a jobId of its own"
                 )
@@ -132,16 +135,15 @@ class Planner:
             place: where to note that one was taken; None: we have one.
         """
         for tried, pause in enumerate(pauses(0.5, 10), start=1):
-            held: list[Task] | None = [] if place is not None and not run.spooled else None
+            held: list[tuple[Task, bytes]] | None = [] if place is not None and not run.spooled else None
+            run.begin()
             try:
-                async for task in self._lists.tasks(run.request, run.whole):
-                    if task.index % 256 == 0:
-                        await asyncio.sleep(0)  # what is in memory already must not hold up everybody else
+                async for task in self._lists.tasks(run.request, run.whole, run.next, run.so_far):
                     if held is None or place is None:
                         if run.add(task):
-                            await self._flush(run)
+                            await self._flush(run, task.index + 1, run.whole.so_far.digest())
                         continue
-                    held.append(task)
+                    held.append((task, run.whole.so_far.digest()))
                     if len(held) > HELD_BACK:
                         if self._large.locked():
                             return False
@@ -149,7 +151,7 @@ class Planner:
                         await self._add_all(run, held)
                         held = None
                 await self._add_all(run, held or [])
-                await self._flush(run)
+                await self._flush(run, run.whole.total, run.whole.so_far.digest())
                 return True
             except TransferError as error:
                 if not error.retryable or tried >= _READS:
@@ -157,16 +159,16 @@ class Planner:
                 await asyncio.sleep(max(pause, error.retry_after or 0))
         raise AssertionError("pauses never end")
 
-    async def _add_all(self, run: "_Run", tasks: list[Task]) -> None:
-        for task in tasks:
+    async def _add_all(self, run: "_Run", tasks: list[tuple[Task, bytes]]) -> None:
+        for task, so_far in tasks:
             if run.add(task):
-                await self._flush(run)
+                await self._flush(run, task.index + 1, so_far)
 
-    async def _flush(self, run: "_Run") -> None:
+    async def _flush(self, run: "_Run", end: int, so_far: bytes) -> None:
         """A full disk is waited for: what is handed out, and plans that end, make room there."""
         for pause in pauses(0.2, 10):
             try:
-                return run.flush()
+                return run.flush(end, so_far)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise PlanError(f"the list of files cannot be kept in EXPORT_WORKER_STATE_DIR: {error.strerror}") from None
@@ -205,7 +207,7 @@ class Planner:
                     confirmed = await self._publisher.send(topic, key, batch.record, partition=turn.partition)
                     turn.sent(confirmed)
                 run.sent(batch, confirmed)
-                if run.read and time.monotonic() - run.saved_at > _SAVE_SECONDS:
+                if time.monotonic() - run.saved_at > _SAVE_SECONDS:
                     await self._save(run)
         run.finished = run.failed and not run.entry.lost
 
@@ -215,10 +217,12 @@ class Planner:
     async def _save(self, run: "_Run") -> None:
         """How far it is. If that fails, more is handed out a second time after a crash: no harm but work."""
         run.saved_at, job = time.monotonic(), run.request.job
-        if not run.read or (run.failed and not run.finished):
+        if run.failed and not run.finished:
             return
+        digest = run.whole.digest if run.read else run.planned.digest
+        planned = Planned(run.through, digest, run.finished, run.through_digest.hex() or None)
         try:
-            await self._ledger.mark_planned(job.job_id, job.attempt, Planned(run.through, run.whole.digest, run.finished))
+            await self._ledger.mark_planned(job.job_id, job.attempt, planned)
         except Unavailable as error:
             self._log.warning(str(error), setting=error.setting)
 
@@ -231,35 +235,43 @@ class _Run:
         self.whole, self.moved = Whole(), asyncio.Event()
         self.read = self.failed = self.finished = False
         """`read`: the list, and the outcome is on its way. `failed`: it is PlanFailed. `finished`: nothing is left to hand out."""
-        self.through = planned.through
-        """Tasks before this one are with the broker."""
+        self.through, self.through_digest = planned.through, bytes.fromhex(planned.so_far or "")
+        """Tasks before this one are with the broker, and the list's digest there."""
+        # Of a plan that an earlier version marked, all is read and made again: there is no digest to tell the list by.
+        self.next = planned.through if planned.so_far else 0
+        self.so_far = self.through_digest or None
+        """The first task that is not in the spool and was not handed out before either, and the list's digest there."""
         self.saved_at = time.monotonic()
-        self.spooled = 0
+        self.spooled = self.next
         self._done = {shard: bitmap_from_text(bits) for shard, bits in (request.done or {}).items()}
-        self._compare_first = bool(request.plan_digest or planned.digest)
+        self._compare_first = bool(request.plan_digest or planned.digest) and not self.next
         self._unconfirmed: deque[tuple[Batch, asyncio.Future[Any]]] = deque()
         self._batch: list[Task] = []
-        self._limit = batch_limit(0)
-        self._next = self._bytes = 0
+        self._limit = batch_limit(self.next)
+        self._bytes = 0
+
+    def begin(self) -> None:
+        """A reading, maybe after one that broke off: from `next`."""
+        self._batch, self._bytes = [], 0
 
     def add(self, task: Task) -> bool:
-        """Take it, unless it was taken in a reading that broke off. True: the batch is full, `flush` it."""
-        if task.index < self._next or self._done.get(task.index // SHARD_TASKS, 0) >> task.index % SHARD_TASKS & 1:
+        """Take it, unless it was done before. True: the batch is full, `flush` it."""
+        if self._done.get(task.index // SHARD_TASKS, 0) >> task.index % SHARD_TASKS & 1:
             return False
         self._batch.append(task)
-        self._next = task.index + 1
         self._bytes += len(task.url) + len(task.name) + len(task.query or "") + 200
         return len(self._batch) >= self._limit or self._bytes >= MAX_BATCH_BYTES
 
-    def flush(self) -> None:
-        """To the spool. Raises OSError; the batch is kept then."""
+    def flush(self, end: int, so_far: bytes) -> None:
+        """To the spool: the list was read to before `end`, where its digest is `so_far`. Raises OSError; the batch is kept then."""
         if not self._batch:
             return
         job, tasks = self.request.job, tuple(self._batch)
         record = TaskBatch(
             job_id=job.job_id, attempt=job.attempt, user_id=job.user_id, destination=job.destination, tasks=tasks
         ).to_bytes()
-        self._spool.put(Batch(tasks[0].index, self._next, len(tasks), record))
+        self._spool.put(Batch(tasks[0].index, end, len(tasks), so_far, record))
+        self.next, self.so_far = end, so_far
         self.spooled += len(tasks)
         self._limit = batch_limit(self.spooled)
         self._batch, self._bytes = [], 0
@@ -274,13 +286,13 @@ class _Run:
         while self._unconfirmed and self._unconfirmed[0][1].done():
             done, future = self._unconfirmed.popleft()
             future.result()
-            self.through = done.end
+            self.through, self.through_digest = done.end, done.so_far
 
     async def confirm(self) -> None:
         """All that was sent. Raises Unavailable."""
         for batch, future in self._unconfirmed:
             await future
-            self.through = batch.end
+            self.through, self.through_digest = batch.end, batch.so_far
         self._unconfirmed.clear()
 
 

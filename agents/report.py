@@ -9,6 +9,7 @@ import csv
 import io
 import operator
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 from pydantic.alias_generators import to_camel
@@ -26,9 +27,9 @@ Events = Callable[[str, ResultsRange], AsyncIterator[Results]]
 _ATTRIBUTES = ("index", "name", "url", "outcome", "bytes", "sha256", "attempts", "duration_ms", "error", "message")
 FIELDS = tuple(map(to_camel, _ATTRIBUTES))
 _values = operator.attrgetter(*_ATTRIBUTES)
-_IN_MEMORY = 2_000
-"""Records of a range that are kept in memory and sorted by index (some 25 MB at 128 results each); a larger range is read twice,
-and its report is in the order of completion."""
+_IN_MEMORY = 50_000
+"""Lines of a report that are kept in memory and sorted by index (some 25 MB). Of a larger job the topic is read twice, and its report is
+in the order of completion."""
 _CHUNK = 256 * 1024
 _RANK = {Outcome.CANCELLED: 1, Outcome.FAILED: 2, Outcome.SUCCEEDED: 3}
 """Of several outcomes of one task the greatest counts."""
@@ -46,49 +47,51 @@ class Reporter:
         destination = self._destinations.at(snapshot.destination)
         async with destination.create(snapshot.report_uri.rsplit("/", 1)[1]) as sink:
             buffer = bytearray(_header(completed.report_format))
-            async for result in self._counting(completed):
-                buffer += _line(result, completed.report_format)
+            async for line in self._lines(completed):
+                buffer += line
                 if len(buffer) >= _CHUNK:
                     await sink.write(bytes(buffer))
                     buffer.clear()
             await sink.write(bytes(buffer))
 
-    async def _counting(self, completed: JobCompleted) -> AsyncIterator[Result]:
-        """Each task's outcome that counts, once."""
-        job_id, events = completed.snapshot.job_id, completed.events
-        kept: list[Results] | None = None
-        if events.last - events.first < _IN_MEMORY:
-            kept = [event async for event in self._events(job_id, events)]
-
-        async def read() -> AsyncIterator[Result]:
-            async for event in _each(kept) if kept is not None else self._events(job_id, events):
-                if event.attempt < completed.plan:
-                    continue
-                for result in event.results:
-                    of_run = event.attempt >= completed.run or result.outcome is Outcome.SUCCEEDED
-                    if of_run and result.index < (completed.snapshot.total_tasks or 0):
-                        yield result
-
-        best: dict[int, bytearray] = {}
-        async for result in read():
-            number, place = divmod(result.index, SHARD_TASKS)
-            if (ranks := best.get(number)) is None:
-                ranks = best[number] = bytearray(SHARD_TASKS)
-            ranks[place] = max(ranks[place], _RANK[result.outcome])
-
-        def counts(result: Result) -> bool:
-            number, place = divmod(result.index, SHARD_TASKS)
-            if best[number][place] != _RANK[result.outcome]:
-                return False
-            best[number][place] = 0  # told
-            return True
-
-        if kept is None:
-            async for result in read():
-                if counts(result):
-                    yield result
+    async def _lines(self, completed: JobCompleted) -> AsyncIterator[bytes]:
+        """Of each task's outcome that counts, once."""
+        form, results = completed.report_format, partial(self._results, completed)
+        if (completed.snapshot.total_tasks or 0) > _IN_MEMORY:
+            async for result in _counting(results):
+                yield _line(result, form)
             return
-        for result in sorted([result async for result in read() if counts(result)], key=lambda result: result.index):
+        lines: dict[int, tuple[int, bytes]] = {}
+        async for result in results():
+            rank = _RANK[result.outcome]
+            if result.index not in lines or rank > lines[result.index][0]:
+                lines[result.index] = rank, _line(result, form)
+        for _, (_, line) in sorted(lines.items()):
+            yield line
+
+    async def _results(self, completed: JobCompleted) -> AsyncIterator[Result]:
+        """Of the plan and run that ended."""
+        async for event in self._events(completed.snapshot.job_id, completed.events):
+            if event.attempt < completed.plan:
+                continue
+            for result in event.results:
+                of_run = event.attempt >= completed.run or result.outcome is Outcome.SUCCEEDED
+                if of_run and result.index < (completed.snapshot.total_tasks or 0):
+                    yield result
+
+
+async def _counting(results: Callable[[], AsyncIterator[Result]]) -> AsyncIterator[Result]:
+    """Of each task the first with the outcome that counts. Reads them twice."""
+    best: dict[int, bytearray] = {}
+    async for result in results():
+        number, place = divmod(result.index, SHARD_TASKS)
+        if (ranks := best.get(number)) is None:
+            ranks = best[number] = bytearray(SHARD_TASKS)
+        ranks[place] = max(ranks[place], _RANK[result.outcome])
+    async for result in results():
+        number, place = divmod(result.index, SHARD_TASKS)
+        if best[number][place] == _RANK[result.outcome]:
+            best[number][place] = 0  # told
             yield result
 
 
@@ -104,11 +107,6 @@ async def write_with_retries(reporter: Reporter, completed: JobCompleted, log: A
                 return None
             await asyncio.sleep(pause)
     return None
-
-
-async def _each(events: list[Results]) -> AsyncIterator[Results]:
-    for event in events:
-        yield event
 
 
 def _header(form: str) -> bytes:

@@ -80,13 +80,23 @@ class DynamoTable:
         return bytes(key) if key is not None else None
 
     async def planned(self, job_id: str, number: int) -> Planned:
-        wanted = {"ProjectionExpression": "plannedThrough, planDigest, planEnded", "ConsistentRead": True}
+        wanted = {"ProjectionExpression": "plannedThrough, planDigest, planEnded, planSoFar", "ConsistentRead": True}
         item = _plain((await self._call("get_item", Key=_key(job_id, _attempt_key(number)), **wanted)).get("Item", {}))
-        return Planned(item.get("plannedThrough", 0), item.get("planDigest"), item.get("planEnded", False))
+        through = item.get("plannedThrough", 0)
+        at, _, so_far = (item.get("planSoFar") or "").partition(":")
+        # A worker of an earlier version marks how far it is, and leaves a digest of where it was.
+        known = so_far if at == str(through) else None
+        return Planned(through, item.get("planDigest"), item.get("planEnded", False), known)
 
     async def mark_planned(self, job_id: str, number: int, planned: Planned) -> None:
-        expression = "SET plannedThrough = :through, planDigest = :digest, planEnded = :ended"
-        values = {":through": planned.through, ":digest": planned.digest, ":ended": planned.ended, ":no": False}
+        expression = "SET plannedThrough = :through, planDigest = :digest, planEnded = :ended, planSoFar = :soFar"
+        values = {
+            ":through": planned.through,
+            ":digest": planned.digest,
+            ":ended": planned.ended,
+            ":soFar": f"{planned.through}:{planned.so_far}" if planned.so_far else None,
+            ":no": False,
+        }
         # A plan that was taken over may still say how far it was, when its next owner has ended it.
         only = "attribute_exists(pk) AND (attribute_not_exists(planEnded) OR planEnded = :no)"
         await self._update(job_id, number, expression, values, only)

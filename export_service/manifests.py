@@ -5,7 +5,7 @@ and `sha256` in hexadecimal. Other fields and columns are ignored. Blank lines a
 """
 
 import csv
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -32,43 +32,57 @@ class Entry(BaseModel):
         return None if value == "" else value
 
 
-async def read(chunks: AsyncIterator[bytes], form: Literal["jsonl", "csv"]) -> AsyncIterator[tuple[int, Entry]]:
-    """(line number from 1, entry) of each file.
+async def read(chunks: AsyncIterator[bytes], form: Literal["jsonl", "csv"]) -> AsyncIterator[Iterator[tuple[int, Entry]]]:
+    """(line number from 1, entry) of each file, chunk by chunk: a list may have millions, and each await costs as much as its line.
 
     Raises:
-        PlanError: `line 7: size: Input should be a valid integer`.
+        PlanError: `line 7: size: Input should be a valid integer`. When the iterator of its chunk gets there.
     """
-    header: list[str] | None = None
-    async for number, line in _lines(chunks):
-        if form == "jsonl":
-            yield number, _of_json(number, line)
-            continue
-        cells = _cells(number, line)
-        if header is None:
-            header = [cell.strip().lower() for cell in cells]
-            if "url" not in header:
-                raise PlanError(
-                    f"line {number}: the header row has no column 'url' (it has {without_secrets(', '.join(header))[:200]})"
-                )
-            continue
-        if len(cells) != len(header):
-            raise PlanError(f"line {number}: {len(cells)} columns, the header row has {len(header)}")
-        row = dict(zip(header, cells, strict=True))
-        yield number, _of_row(number, {column: row.get(column, "") for column in _COLUMNS})
+    entries = _of_lines if form == "jsonl" else _Csv().entries
+    async for lines in _lines(chunks):
+        yield entries(lines)
 
 
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, str]]:
+def _of_lines(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, Entry]]:
+    for number, line in lines:
+        yield number, _of_json(number, line)
+
+
+class _Csv:
+    def __init__(self) -> None:
+        self._header: list[str] | None = None
+
+    def entries(self, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, Entry]]:
+        for number, line in lines:
+            cells = _cells(number, line)
+            if self._header is None:
+                self._header = header = [cell.strip().lower() for cell in cells]
+                if "url" not in header:
+                    raise PlanError(
+                        f"line {number}: the header row has no column 'url' (it has {without_secrets(', '.join(header))[:200]})"
+                    )
+                continue
+            if len(cells) != len(self._header):
+                raise PlanError(f"line {number}: {len(cells)} columns, the header row has {len(self._header)}")
+            row = dict(zip(self._header, cells, strict=True))
+            yield number, _of_row(number, {column: row.get(column, "") for column in _COLUMNS})
+
+
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[Iterator[tuple[int, str]]]:
     rest, number = b"", 0
     async for chunk in chunks:
         *whole, rest = (rest + chunk).split(b"\n")
-        for raw in whole:
-            number += 1
-            if line := _decode(number, raw):
-                yield number, line
+        yield _texts(whole, number)
+        number += len(whole)
         if len(rest) > MAX_LINE_BYTES:
             raise PlanError(f"line {number + 1}: longer than {MAX_LINE_BYTES} bytes; is this a manifest, one file a line?")
-    if line := _decode(number + 1, rest):
-        yield number + 1, line
+    yield _texts([rest], number)
+
+
+def _texts(lines: list[bytes], before: int) -> Iterator[tuple[int, str]]:
+    for number, raw in enumerate(lines, before + 1):
+        if line := _decode(number, raw):
+            yield number, line
 
 
 def _decode(number: int, raw: bytes) -> str:

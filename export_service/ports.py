@@ -73,7 +73,10 @@ class Planned:
 
     through: int = 0
     digest: str | None = None
+    """None until the list was read whole."""
     ended: bool = False
+    so_far: str | None = None
+    """Digest of the tasks before `through`: a list that has it may be handed out from there, before its end is read."""
 
 
 def among(attempt: Attempt, known: Sequence[Attempt]) -> Attempt:

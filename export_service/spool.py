@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 _IN_MEMORY = 128 * 1024
-_HEAD = struct.Struct("<QQII")
+_HEAD = struct.Struct("<QQI32sI")
 
 
 class Batch(NamedTuple):
-    """Tasks from index `first` to before `end`, some of which may be left out."""
+    """Tasks from index `first` to before `end`, some of which may be left out. `so_far`: digest of all tasks before `end`."""
 
     first: int
     end: int
     tasks: int
+    so_far: bytes
     record: bytes
 
 
@@ -45,7 +46,7 @@ class Spool:
             return
         if self._fd is None:
             self._fd = _unseen(self._folder)
-        data = memoryview(_HEAD.pack(batch.first, batch.end, batch.tasks, len(batch.record)) + batch.record)
+        data = memoryview(_HEAD.pack(*batch[:4], len(batch.record)) + batch.record)
         at = self._written
         while data:
             wrote = os.pwrite(self._fd, data, at)
@@ -60,14 +61,14 @@ class Spool:
             return batch
         if self._fd is None or self._read == self._written:
             return None
-        first, end, tasks, length = _HEAD.unpack(os.pread(self._fd, _HEAD.size, self._read))
+        first, end, tasks, so_far, length = _HEAD.unpack(os.pread(self._fd, _HEAD.size, self._read))
         record = os.pread(self._fd, length, self._read + _HEAD.size)
         self._read += _HEAD.size + length
         if self._read == self._written:
             # All of it is taken: whoever waits for room on the disk gets it from here.
             os.ftruncate(self._fd, 0)
             self._read = self._written = 0
-        return Batch(first, end, tasks, record)
+        return Batch(first, end, tasks, so_far, record)
 
 
 def _unseen(folder: Path) -> int:

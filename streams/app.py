@@ -27,6 +27,7 @@ from streams.kafka_client import tls
 from streams.membership import Hearing, be_static, instance_id, tell_errors
 from streams.patience import Patience
 from streams.recovery import ChangelogQueue, RecoveryWatch
+from streams.restore import BulkRecovery
 from tables.confirmed import ConfirmedTable
 
 REVOKE_SECONDS = 5.0
@@ -241,6 +242,8 @@ def create_app(
     app.tables._changelog_queue = ChangelogQueue(  # type: ignore[attr-defined]  # where Faust would make its own
         maxsize=_CHANGELOG_BUFFER, flow_control=app.flow_control, clear_on_resume=True
     )
+    app.tables._recovery = restoring = BulkRecovery(app, app.tables, beacon=app.tables.beacon, loop=app.tables.loop)  # type: ignore[attr-defined]
+    restoring.settings = settings
 
     async def completed(*_: Any, **__: Any) -> None:
         await app.recovery.completed(app)

@@ -39,11 +39,12 @@ class RecoveryWatch:
         self._floors: dict[TP, int] = {}
         self._due: dict[TP, deque[int]] = {}
         self._records = 0
-        self._began: float | None = None
+        self.began: float | None = None
+        """None while there is none: the partitions may be somebody else's."""
 
     async def assigned(self, app: Any, places: Iterable[TP]) -> None:
         """A rebalance gave us partitions; `places` are the changelogs' among them. What is on them now has to be read."""
-        self._began, self._records, self._ends = time.monotonic(), 0, {}
+        self.began, self._records, self._ends = time.monotonic(), 0, {}
         if changelogs := tuple(places):
             self._ends = dict(await app.consumer.highwaters(*changelogs))
 
@@ -71,6 +72,13 @@ class RecoveryWatch:
         while due and due[0] <= offset:
             due.popleft()
 
+    def restored(self, records: int) -> None:
+        """So many reached their tables without Faust."""
+        self._records += records
+
+    def failed(self, error: Exception) -> None:
+        self._fail(repr(error))
+
     async def completed(self, app: Any) -> None:
         """Faust says that the tables are as the changelogs. Returns if they are: the streams start after that."""
         recovery = app.tables.recovery
@@ -86,8 +94,8 @@ class RecoveryWatch:
 
     def ended(self) -> None:
         """Records flow."""
-        if self._began is not None:
-            seconds, self._began = time.monotonic() - self._began, None
+        if self.began is not None:
+            seconds, self.began = time.monotonic() - self.began, None
             self._metrics.recovery_seconds.labels(self._role).set(seconds)
             self._metrics.recovery_records.labels(self._role).set(self._records)
             self._metrics.recovery_remaining.labels(self._role).set(0)
@@ -96,7 +104,7 @@ class RecoveryWatch:
 
     def interrupted(self) -> None:
         """Another rebalance began."""
-        self._began = None
+        self.began = None
 
     async def watch(self, app: Any) -> None:
         """Runs until it is cancelled."""
@@ -105,10 +113,10 @@ class RecoveryWatch:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             offsets = dict(app.tables.recovery.active_offsets)
-            seen = (self._began, offsets)
-            if self._began is None or seen != last:
+            seen = (self.began, offsets)
+            if self.began is None or seen != last:
                 last, since = seen, time.monotonic()
-            if self._began is None:
+            if self.began is None:
                 continue
             behind = {tp: end for tp, end in self._ends.items() if tp in offsets and (offsets[tp] or 0) < end - 1}
             self._metrics.recovery_remaining.labels(self._role).set(sum(end - 1 - (offsets[tp] or 0) for tp, end in behind.items()))

@@ -16,6 +16,7 @@ from streams.kafka_client import MAX_RECORD_BYTES, connection, unreachable
 
 _RESULTS = "JobAccepted, JobPlanned, PlanFailed, TaskResults, AttemptOpened, JobCancelled"
 _DAY_MS = 24 * 3600 * 1000
+_SEGMENT_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class TopicSpec:
     @property
     def config(self) -> Mapping[str, str]:
         if self.compacted and not self.expires:
-            return {"cleanup.policy": "compact", "compression.type": "producer"}
+            # The newest segment is never compacted, and a reader of the whole topic reads all of it: by default up to 1 GiB a partition.
+            return {"cleanup.policy": "compact", "segment.bytes": str(_SEGMENT_BYTES), "compression.type": "producer"}
         if self.fleeting:
             # Segments are removed whole, and by default one lasts for a week.
             hour = str(_DAY_MS // 24)

@@ -8,7 +8,7 @@ only the last is encoded, kept and sent.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple, cast
 
@@ -112,6 +112,20 @@ class ConfirmedTable(faust.Table):  # type: ignore[type-arg]
             "value_type": self.value_type,
             "loop": self.loop,
         }
+
+    def restore(self, tp: TP, records: Sequence[Any]) -> None:
+        """What the changelog has next of one partition, in order."""
+        if self.rocksdb is not None:
+            return self.disk.restore(tp, records)
+        store = cast(Any, self.data)
+        for record in records:
+            if record.value is None:
+                store.data.pop(record.key, None)
+                store._key_partition.pop(record.key, None)
+            else:
+                store.data[record.key] = record.value
+                store._key_partition[record.key] = tp.partition
+        return None
 
     async def on_changelog_event(self, event: Any) -> None:
         cast(Any, self.app).recovery.applied(event.message.tp, event.message.offset)

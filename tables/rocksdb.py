@@ -7,7 +7,7 @@ broker has confirmed it, and goes to disk together with its changelog offset. So
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,17 @@ class ConfirmedStore(Store):
         waiting[key].writes -= 1
         if not waiting[key].writes:
             del waiting[key]
+
+    def restore(self, tp: TP, records: Sequence[Any]) -> None:
+        """What the changelog has next, in order."""
+        batch = WriteBatch(raw_mode=True)
+        for record in records:
+            if record.value is None:
+                batch.delete(record.key)
+            else:
+                batch.put(record.key, record.value)
+        batch.put(self.offset_key, str(records[-1].offset).encode())
+        self._db_for_partition(tp.partition).write(batch)
 
     def forget(self, partition: int) -> None:
         """Delete what is on disk of a partition: it is read from the changelog again."""

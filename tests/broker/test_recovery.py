@@ -2,19 +2,24 @@
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import OffsetOutOfRangeError
+from faust.types import TP
 
 from export_service.failures import RecoveryFailed
 from export_service.messages import JobPlanned, JobStatus
 from export_service.metrics import Metrics
 from export_service.settings import Settings
+from streams import restore
 from streams.publisher import KafkaPublisher
+from streams.restore import BulkRecovery
 from streams.role import FaustRole, confirmed_table
 from streams.steps import Incoming
 from streams.topics import TopicSpec, ensure, topics
@@ -107,18 +112,6 @@ class Recovering:
 
         self.role.consume(names.results, handle)
 
-    def drop(self, which: slice) -> None:
-        """What Faust's consumer does at times: it fetches records, and then they are gone."""
-        note = self.role.app.recovery.fetched
-
-        def fetched(records: Any) -> None:
-            note(records)
-            for place, some in records.items():
-                if place.topic == self.changelog.name:
-                    del some[which]
-
-        self.role.app.recovery.fetched = fetched  # type: ignore[method-assign]
-
     async def fails(self) -> str:
         starting = asyncio.create_task(self.role.start())
         await until(lambda: self.errors, 30)
@@ -154,36 +147,96 @@ async def test_a_recovery_counts_what_it_reads(settings: Settings) -> None:
     assert not good.errors
 
 
-async def _never_built(*_: Any) -> None:
-    """An end that was not read: then Faust has nothing to wait for."""
+def stalls(recovery: BulkRecovery, _: pytest.MonkeyPatch) -> None:
+    async def hang(_: Counter[TP]) -> None:
+        await asyncio.Event().wait()
+
+    recovery._restore = hang  # type: ignore[assignment]
+
+
+def breaks(recovery: BulkRecovery, _: pytest.MonkeyPatch) -> None:
+    async def out_of_range(_: Counter[TP]) -> None:
+        raise OffsetOutOfRangeError({"place": 3})
+
+    recovery._restore = out_of_range  # type: ignore[assignment]
+
+
+def stops_short(recovery: BulkRecovery, patch: pytest.MonkeyPatch) -> None:
+    """As if the end had been read too early."""
+    patch.setattr(restore, "_RECORDS", 1)
+    build = recovery._build_highwaters
+
+    async def one_less(consumer: Any, tps: Any, destination: Counter[TP], title: str) -> None:
+        await build(consumer, tps, destination, title)
+        for tp, end in destination.items():
+            destination[tp] = max(end - 1, -1)
+
+    recovery._build_highwaters = one_less  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(
-    ("plant", "said"),
+    ("plant", "said", "place"),
     [
-        (lambda recovering: recovering.drop(slice(1, 2)), "offset 1 was fetched and dropped, 2 came next"),
-        (lambda recovering: recovering.drop(slice(4, None)), "no progress for 3 s .* at offset 3 of 5"),
-        (
-            lambda recovering: setattr(recovering.role.app.tables.recovery, "_build_highwaters", _never_built),
-            "the changelog's end is 5",
-        ),
+        (stalls, "no progress for 3 s .* at offset -1 of 5", True),
+        (breaks, "OffsetOutOfRangeError", False),
+        (stops_short, "ended at offset 3, the changelog's end is 5", True),
     ],
-    ids=["a hole", "a stall", "an end that was not read"],
 )
 async def test_a_recovery_with_a_hole_or_without_end_ends_the_worker(
-    settings: Settings, plant: Callable[[Recovering], None], said: str
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    plant: Callable[[BulkRecovery, pytest.MonkeyPatch], None],
+    said: str,
+    place: bool,
 ) -> None:
     settings = settings.model_copy(update={"worker": settings.worker.model_copy(update={"recovery_stall_seconds": 3})})
     async with KafkaPublisher(settings) as publisher:
         await filled(settings, publisher)
         recovering = Recovering(settings, publisher)
-        plant(recovering)
+        plant(cast(Any, recovering.role.app.tables).recovery, monkeypatch)
         sentence = await recovering.fails()
         assert re.search(said, sentence), sentence
-        assert f"{recovering.changelog.name}[0]" in sentence
+        assert not place or f"{recovering.changelog.name}[0]" in sentence
+        monkeypatch.undo()
         again = Recovering(settings, publisher)
         await again.role.start()
         await until(lambda: again.handled, 30)
         assert again.table[b"key-4"] == b"value"
         await again.role.stop()
     assert not again.errors
+
+
+async def test_nothing_is_restored_from_the_moment_that_the_partitions_are_revoked(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore, "_RECORDS", 1)
+    fetches, applied = 0, []
+    getmany = AIOKafkaConsumer.getmany
+
+    async def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal fetches
+        fetched = await getmany(*arguments, **options)
+        fetches += bool(fetched)
+        return fetched
+
+    monkeypatch.setattr(AIOKafkaConsumer, "getmany", counted)
+    async with KafkaPublisher(settings) as publisher:
+        await filled(settings, publisher)
+        recovering = Recovering(settings, publisher)
+        put = recovering.table.restore
+
+        def once(tp: TP, records: Any) -> None:
+            applied.append(records[0].offset)
+            put(tp, records)
+            recovering.role.app.recovery.interrupted()
+
+        monkeypatch.setattr(recovering.table, "restore", once)
+        starting = asyncio.create_task(recovering.role.start())
+        await until(lambda: fetches == 2, 30)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert applied == [0]
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await recovering.role.stop()
+    assert not recovering.errors

@@ -57,3 +57,26 @@ async def test_a_standby_takes_over_with_what_it_has(settings: Settings) -> None
         state = await other.state(lambda state: state.status.terminal)
         assert (state.status, state.succeeded) == (JobStatus.COMPLETED, RESULTS)
         assert not [*a.errors, *b.errors]
+
+
+async def test_a_standby_that_lost_what_it_had_fetched_ends_its_worker(settings: Settings) -> None:
+    """What Faust's consumer does at times (P24): it fetches records, and then they are gone."""
+    async with running_tally(with_standby(settings, "a")) as a, running_tally(with_standby(settings, "b")) as b:
+        await settled(a, b)
+        dropped: list[int] = []
+        for member in (a, b):
+            watch = member.role.app.recovery
+
+            def fetched(records: Any, note: Any = watch.fetched) -> None:
+                note(records)
+                for place, some in records.items():
+                    if place.topic == a.names.jobs_changelog.name and not dropped:
+                        dropped.append(some.pop(0).offset)
+
+            watch.fetched = fetched  # type: ignore[method-assign]
+        for index in range(RESULTS):
+            await a.publish(results(index))
+            if a.errors or b.errors:
+                break
+        await until(lambda: bool(a.errors or b.errors), 30)
+        assert f"offset {dropped[0]} was fetched and dropped" in str([*a.errors, *b.errors][0])

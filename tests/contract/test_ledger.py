@@ -90,7 +90,7 @@ async def test_how_far_a_plan_is_is_kept_with_its_attempt_and_an_end_stays(dynam
     ledger, other = ledgers(kind, dynamo)
     assert await ledger.planned("j", 1) == Planned()
     await ledger.open_attempt("j", "token", "d", None, NOW)
-    for planned in (Planned(128, "digest"), Planned(64, "digest"), Planned(500, "digest", ended=True)):
+    for planned in (Planned(128, None, so_far="d128"), Planned(64, "digest"), Planned(500, "digest", ended=True, so_far="d500")):
         await ledger.mark_planned("j", 1, planned)
         assert await other.planned("j", 1) == planned
     await other.mark_planned("j", 1, Planned(256, "digest"))
@@ -100,6 +100,19 @@ async def test_how_far_a_plan_is_is_kept_with_its_attempt_and_an_end_stays(dynam
     assert attempt.token == "token"
     await ledger.mark_planned("j", 2, Planned(1, "digest"))
     assert await ledger.attempt("j", 2) is None, "what has expired is not made again"
+
+
+async def test_a_digest_of_another_place_than_the_plan_is_at_is_none(dynamo: Dynamo) -> None:
+    """A worker of an earlier version has moved the plan on: it knows nothing of the digest, and leaves it."""
+    ledger, _ = dynamo.tables
+    await ledger.open_attempt("j", "token", "d", None, NOW)
+    await ledger.mark_planned("j", 1, Planned(128, "digest", so_far="d128"))
+    place = {"pk": {"S": "JOB#j"}, "sk": {"S": "ATTEMPT#0001"}}
+    moved = {":through": {"N": "256"}}
+    dynamo.admin.update_item(
+        TableName=dynamo.name, Key=place, UpdateExpression="SET plannedThrough = :through", ExpressionAttributeValues=moved
+    )
+    assert await ledger.planned("j", 1) == Planned(256, "digest")
 
 
 @KINDS

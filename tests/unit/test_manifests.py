@@ -23,7 +23,7 @@ def entries(raw: bytes, form: Literal["jsonl", "csv"], cuts: list[int] | None = 
             yield raw[start:end]
 
     async def collect() -> list[tuple[int, Entry]]:
-        return [found async for found in read(chunks(), form)]
+        return [found async for some in read(chunks(), form) for found in some]
 
     return asyncio.run(collect())
 

@@ -4,6 +4,9 @@ import asyncio
 import errno
 import json
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,11 +14,12 @@ import pytest
 import structlog
 
 from agents import plan as planning
-from agents.file_list import FileLists
+from agents.file_list import CHANGED, FileLists
 from agents.pacing import Pacer
 from agents.plan import Planner
 from connectors.memory import MemoryLedger, MemoryPublisher
 from connectors.sources import LocalFiles, Sources
+from export_service.failures import TransferError
 from export_service.messages import (
     DownloadDemand,
     ExportRequested,
@@ -27,8 +31,9 @@ from export_service.messages import (
     TaskBatch,
     job_events,
 )
-from export_service.ports import Attempt, Planned
+from export_service.ports import Attempt, Download, FileSource, Planned
 from export_service.settings import Settings
+from export_service.shards import SHARD_TASKS, bitmap_from_text, bitmap_to_text
 from export_service.spool import Batch, Spool
 from streams.ack_window import AckWindow, Entry, Place
 from streams.topics import topics
@@ -37,10 +42,34 @@ from tests.waiting import until
 NAMES = topics(Settings())
 
 
+class Halting:
+    """A list that is there up to so many lines; after `go_on` comes the rest, or the connection `breaks`, once."""
+
+    def __init__(self, path: Path, lines: int, *, breaks: bool = False) -> None:
+        self._path, self._lines, self._breaks = path, lines, breaks
+        self.size, self.go_on = None, asyncio.Event()
+
+    @asynccontextmanager
+    async def open(self, _: str) -> AsyncIterator[Download]:
+        yield self
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        lines = self._path.read_bytes().splitlines(keepends=True)
+        yield b"".join(lines[: self._lines])
+        await self.go_on.wait()
+        if self._breaks:
+            self._breaks = False
+            raise TransferError("HttpBroken", "the connection broke", retryable=True)
+        yield b"".join(lines[self._lines :])
+
+    def list(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
+        raise AssertionError(prefix)
+
+
 class Bench:
     """One plan worker over memory ports: its ledger and topics are those of the one before, if given."""
 
-    def __init__(self, folder: Path, before: "Bench | None" = None) -> None:
+    def __init__(self, folder: Path, before: "Bench | None" = None, source: FileSource | None = None) -> None:
         self.folder, self.log = folder, structlog.get_logger()
         self.ledger: MemoryLedger = before.ledger if before else MemoryLedger()
         self.publisher: MemoryPublisher = before.publisher if before else MemoryPublisher()
@@ -48,7 +77,8 @@ class Bench:
         self.pacer, self.window = Pacer(self.log, lambda: 0.0), AckWindow(100, lambda error: pytest.fail(str(error)))
         self.place = Place(NAMES.requests.name, 0)
         self.window.begin(self.place, 0)
-        lists = FileLists(Sources({"file": LocalFiles(folder)}), self.ledger, 100_000, self.log)
+        self.done: dict[int, str] | None = before.done if before else None
+        lists = FileLists(Sources({"file": source or LocalFiles(folder)}), self.ledger, 100_000, self.log)
         self.planner = Planner(lists, self.ledger, self.publisher, NAMES, self.pacer, folder, self.log)
         self._taken = 0
 
@@ -59,7 +89,8 @@ class Bench:
     def request(self, job: str = "list") -> ExportRequested:
         self.ledger.attempts.setdefault((job, 1), Attempt(job, 1, ""))
         info = JobInfo(job_id=job, export_id="e", user_id="u", requested_at=datetime.now(UTC), destination="file:///out/")
-        return ExportRequested(job=info, manifest=ManifestRef(url=f"{self.folder.as_uri()}/{job}.jsonl", format="jsonl"))
+        manifest = ManifestRef(url=f"{self.folder.as_uri()}/{job}.jsonl", format="jsonl")
+        return ExportRequested(job=info, manifest=manifest, done=self.done)
 
     async def start(self, job: str = "list") -> "tuple[asyncio.Task[bool], Entry]":
         entry = await self.window.admit(self.place, self._taken)
@@ -74,6 +105,14 @@ class Bench:
         running, _ = await self.start()
         await until(lambda: len(self.planned()) == 1 and bool(self.pacer._waiting), 30)
         return running
+
+    async def killed(self, room: int) -> None:
+        """A plan that is cut off when it has no more room, if it has not ended before."""
+        self.room(room)
+        running, _ = await self.start()
+        await until(lambda: running.done() or bool(self.pacer._waiting), 30)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
     def room(self, window: int, waiting: dict[str, int] | None = None) -> None:
         """As a worker that has read everything and has `waiting` of it left."""
@@ -156,7 +195,8 @@ async def test_the_next_owner_goes_on_where_a_drain_ended_a_plan(tmp_path: Path)
     assert not await running, "not acked"
     through = len(first.handed_out())
     assert 0 < through < 8500
-    assert first.ledger.plans["list", 1] == Planned(through, first.planned()[0].plan_digest)
+    kept = first.ledger.plans["list", 1]
+    assert (kept.through, kept.digest, kept.ended) == (through, first.planned()[0].plan_digest, False)
     second = Bench(tmp_path, first)
     assert await second.run()
     assert second.handed_out() == list(range(8500)), "each once"
@@ -164,17 +204,97 @@ async def test_the_next_owner_goes_on_where_a_drain_ended_a_plan(tmp_path: Path)
     assert len(second.handed_out()) == 8500
 
 
-async def test_a_list_that_changed_before_the_next_owner_goes_on_fails_the_job_and_hands_out_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("files", [700, 8500])
+async def test_a_plan_is_killed_again_and_again_and_each_next_owner_goes_on_where_the_last_one_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    """Also of a later run, whose list has tasks that are done at both ends of what is handed out at a time."""
+    monkeypatch.setattr(planning, "_SAVE_SECONDS", 0)
+    done = {0: bitmap_to_text(int("1100" * 2048, 2)), 1: bitmap_to_text(0b11 << 300)}
+    bitmaps = {shard: bitmap_from_text(text) for shard, text in done.items()}
+    left = [n for n in range(files) if not bitmaps.get(n // SHARD_TASKS, 0) >> n % SHARD_TASKS & 1]
+    bench = Bench(tmp_path)
+    bench.write(files)
+    bench.done = done
+    while not bench.ledger.plans.get(("list", 1), Planned()).ended:
+        bench = Bench(tmp_path, bench)
+        await bench.killed(files // 3)
+    assert bench.handed_out() == left, "each once"
+
+
+async def test_the_next_owner_hands_out_as_soon_as_it_has_read_what_was_handed_out_before(tmp_path: Path) -> None:
+    first = Bench(tmp_path)
+    running = await first.begun(8500, 2000)
+    await first.planner.drain(10)
+    assert not await running
+    through = len(first.handed_out())
+    kept = first.ledger.plans["list", 1]
+    first.ledger.plans["list", 1] = replace(kept, digest=None)  # as if it had been killed before it had read all
+    source = Halting(tmp_path / "list.jsonl", through + 1000)
+    second = Bench(tmp_path, first, source)
+    second.room(10_000)
+    running, _ = await second.start()
+    await until(lambda: len(second.handed_out()) > through, 30)
+    assert len(second.planned()) == 1, "the list is not read yet"
+    source.go_on.set()
+    assert await asyncio.wait_for(running, 30)
+    assert second.handed_out() == list(range(8500)), "each once"
+    assert len({planned.plan_digest for planned in second.planned()}) == 1
+
+
+async def test_a_plan_that_an_earlier_version_left_goes_on_when_the_whole_list_is_the_same(tmp_path: Path) -> None:
+    first = Bench(tmp_path)
+    running = await first.begun(8500, 2000)
+    await first.planner.drain(10)
+    assert not await running
+    kept = first.ledger.plans["list", 1]
+    first.ledger.plans["list", 1] = replace(kept, so_far=None)
+    second = Bench(tmp_path, first)
+    assert await second.run()
+    assert sorted(set(second.handed_out())) == list(range(8500))
+    assert len(second.handed_out()) < 8500 + 128, "but for one batch"
+
+
+@pytest.mark.parametrize(("change", "more"), [(0, False), (98, False), (2999, True)])
+async def test_a_list_that_changed_before_the_next_owner_goes_on_fails_the_job(tmp_path: Path, change: int, more: bool) -> None:
+    """At once where it had been handed out, else when its end is read."""
     first = Bench(tmp_path)
     running = await first.begun(3000, 100)
     await first.planner.drain(10)
     assert not await running
     before = first.handed_out()
-    first.write(3000, change=2999)
+    assert before[-1] == 98
+    first.write(3000, change=change)
     second = Bench(tmp_path, first)
     assert await second.run()
-    assert second.failed() == ["the list of files changed while the job ran; send it as a new job, with a jobId of its own"]
-    assert second.handed_out() == before
+    assert second.failed() == [CHANGED]
+    assert more or second.handed_out() == before
+    assert second.ledger.plans["list", 1].ended
+
+
+@pytest.mark.parametrize("files", [0, 50])
+async def test_a_list_that_is_shorter_than_what_was_handed_out_fails_the_job(tmp_path: Path, files: int) -> None:
+    first = Bench(tmp_path)
+    running = await first.begun(3000, 100)
+    await first.planner.drain(10)
+    assert not await running
+    first.write(files)
+    second = Bench(tmp_path, first)
+    assert await second.run()
+    assert second.failed() == [CHANGED]
+
+
+async def test_a_list_that_changes_between_two_tries_to_read_it_fails_the_job(tmp_path: Path) -> None:
+    source = Halting(tmp_path / "list.jsonl", 2000, breaks=True)
+    bench = Bench(tmp_path, source=source)
+    bench.write(3000)
+    bench.room(10_000)
+    running, _ = await bench.start()
+    await until(lambda: bool(bench.handed_out()), 30)
+    bench.write(3000, change=5)
+    source.go_on.set()
+    assert await asyncio.wait_for(running, 30)
+    assert bench.failed() == [CHANGED]
 
 
 async def test_a_plan_whose_partition_went_to_another_worker_stops_at_the_next_batch(tmp_path: Path) -> None:
@@ -214,7 +334,7 @@ async def test_how_far_a_plan_is_counts_what_the_broker_has(tmp_path: Path, monk
 
 @pytest.mark.parametrize("size", [10, 300_000], ids=["in memory", "in a file"])
 def test_a_spool_gives_back_what_was_put_there(tmp_path: Path, size: int) -> None:
-    batches = [Batch(n, n + 2, 1, bytes([n]) * size) for n in range(3)]
+    batches = [Batch(n, n + 2, 1, bytes([n]) * 32, bytes([n]) * size) for n in range(3)]
     with Spool(tmp_path) as spool:
         spool.put(batches[0])
         assert spool.take() == batches[0]

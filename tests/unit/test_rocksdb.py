@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -231,3 +232,21 @@ async def test_a_folder_of_another_changelog_is_not_read(settings: Settings) -> 
     other = confirmed_table(role, cast(Any, None), "jobs", "another-tally-jobs-changelog").disk
     assert other.persisted_offset(TP("another-tally-jobs-changelog", 0)) is None
     await other.stop()
+
+
+@pytest.mark.parametrize("kept", ["memory://", "rocksdb://"])
+async def test_a_changelog_is_restored_in_its_order(settings: Settings, kept: str) -> None:
+    here = table(settings.model_copy(update={"tally": settings.tally.model_copy(update={"store": kept})}))
+    place = TP(TOPIC, 1)
+
+    def record(offset: int, key: bytes, value: bytes | None) -> SimpleNamespace:
+        return SimpleNamespace(offset=offset, key=key, value=value)
+
+    here.restore(
+        place, [record(3, b"a", b"1"), record(4, b"b", b"1"), record(5, b"c", b"1"), record(7, b"a", b"2"), record(8, b"b", None)]
+    )
+    here.restore(place, [record(9, b"c", None), record(10, b"c", b"3")])
+    iterating(1)
+    assert {key: here.get(key) for key in (b"a", b"b", b"c")} == {b"a": b"2", b"b": None, b"c": b"3"}
+    if kept == "rocksdb://":
+        assert here.disk.persisted_offset(place) == 10
