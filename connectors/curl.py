@@ -97,15 +97,19 @@ class Response:
             if not self._body:
                 raise
         body, self._body, self._waiting = self._body, [], 0
-        if self._paused:
-            self._paused = False
-            self.handle.pause(pycurl.PAUSE_CONT)
+        self._go_on()
         return body
 
     def is_large(self) -> None:
         """From now on much is read at a time, for as long as bytes come."""
         self._full = _FULL_LARGE
         self.handle.setopt(pycurl.TIMEOUT_MS, 0)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._paused:
+            self._paused = False
+            self.handle.pause(pycurl.PAUSE_CONT)
 
     @property
     def status(self) -> int:
