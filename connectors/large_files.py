@@ -21,6 +21,8 @@ LARGE = 16 * 1024 * 1024
 """Bytes of the smallest file that goes this way."""
 BLOCK = 16 * 1024 * 1024
 """Bytes of one request: worth a round trip, and not too much for who has to fetch them again."""
+_BEHIND = 4 * 1024 * 1024
+"""Bytes that the hash waits for: each time costs a thread's attention."""
 _HASH = 64 * 1024 * 1024
 """Bytes hashed without a look at whether to stop."""
 _LOOK_SECONDS = 0.5
@@ -216,7 +218,7 @@ class _Copy:
         hashed = 0
         while hashed < self._spans.size:
             self._progress.clear()
-            if hashed < self.frontier:
+            if self.frontier >= min(hashed + _BEHIND, self._spans.size):
                 hashed = min(self.frontier, hashed + _HASH)
                 await self._part.run(self._file.hash_to, hashed)
                 self._moved()
