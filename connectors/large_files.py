@@ -58,25 +58,28 @@ class LargeFiles:
         part = cast("LocalFolder", place).part(task.name, url)
         source = cast("LargeDownload", download)
         validator = source.validator if part.path not in self._only_whole else None
-        file = await part.run(part.open, source.size, validator)
-        copy = _Copy(self, source, validator, part, file, moved, task.url)
-        self._copies.add(copy)
+        copy: _Copy | None = None
         try:
+            file = await part.run(part.open, source.size, validator)
+            copy = _Copy(self, source, validator, part, file, moved, task.url)
+            self._copies.add(copy)
             await copy.run()
             check(file.sha256)
             await part.run(part.finish, file)
         except TransferError as error:
-            if copy.refused:
+            if copy is not None and copy.refused:
                 self._only_whole.add(part.path)
             # What is wrong, or in the way of others, is not gone on with.
-            if copy.refused or copy.frontier == source.size or error.error == "DiskFull":
+            if copy is None or copy.refused or copy.frontier == source.size or error.error == "DiskFull":
                 part.forget()
             elif file.remembers:
                 error.kept = copy.frontier
             raise
         finally:
-            self._copies.discard(copy)
-            await part.run(part.close, file, copy.frontier)
+            if copy is not None:
+                self._copies.discard(copy)
+            # Opened or not: who was cancelled in between has a file that it has not heard of.
+            await part.run(part.close, copy and copy.frontier)
         self._only_whole.discard(part.path)
         return file.sha256
 
@@ -124,6 +127,8 @@ class _Copy:
         """Bytes a second, if the last doubling was of use."""
         self._written, self._told = 0, file.kept
         self._progress = asyncio.Event()
+        self._known = asyncio.Event()
+        """Whether the source sends spans."""
         self._failure: TransferError | None = None
 
     @property
@@ -173,7 +178,7 @@ class _Copy:
         try:
             async for got in self._download.blocks():
                 blocks = got
-                while blocks and (span.at < span.stop or self._spans.extend(span, BLOCK)):
+                while blocks and await self._is_mine(span):
                     mine, blocks = _split(blocks, span.stop - span.at)
                     await self._write(span, mine)
                 if blocks:
@@ -184,6 +189,14 @@ class _Copy:
         self._download.close()
         await self._go_on()
 
+    async def _is_mine(self, span: Span) -> bool:
+        """Whether the GET that came first goes on; if the next block is another's, as soon as it is known that there are others."""
+        while span.at == span.stop and not self._spans.extend(span, BLOCK):
+            if self._known.is_set():
+                return False
+            await self._known.wait()
+        return True
+
     async def _go_on(self) -> None:
         """One block after the other, while so many connections are wanted."""
         while self._validator is not None and self.alive <= self._wanted and (self.alive == 1 or self._large.room >= 0):
@@ -191,6 +204,7 @@ class _Copy:
                 return
             try:
                 async with self._download.span(span.at, span.stop, self._validator) as blocks:
+                    self._known.set()
                     async for got in blocks:
                         mine, more = _split(got, span.stop - span.at)
                         if more:
@@ -242,6 +256,7 @@ class _Copy:
             self._failure = error
         else:
             return
+        self._known.set()
         self._wanted, self._growing = max(1, self.alive), False
 
     def _adapt(self, rate: float) -> None:

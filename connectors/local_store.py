@@ -217,6 +217,7 @@ class LocalPart:
         self._name, self._folder, self._last, self._pool, self._unnamed = name, folder, last, pool, unnamed
         self.path = f"{folder}/.{hashlib.sha256(f'{last} {url}'.encode()).hexdigest()[:16]}.part"
         self._own = f"{folder}/.{os.urandom(8).hex()}.part"
+        self._file: PartFile | None = None
 
     async def run(self, call: Callable[..., _Result], *arguments: object) -> _Result:
         """In a thread. Raises TransferError."""
@@ -228,11 +229,11 @@ class LocalPart:
     def open(self, size: int, validator: str | None) -> PartFile:
         """What is here of it, if there is a validator; else an empty one. Nobody else writes to it."""
         Path(self._folder).mkdir(parents=True, exist_ok=True)  # somebody may have removed it since we made it
-        if self._unnamed and validator is not None and (found := open_part(self.path, size, validator)) is not None:
-            return found
-        if self._unnamed:
-            return PartFile(os.open(self._folder, os.O_RDWR | _UNNAMED, 0o644), size)
-        return PartFile(os.open(self._own, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644), size)
+        self._file = open_part(self.path, size, validator) if self._unnamed and validator is not None else None
+        if self._file is None:
+            how = (self._folder, os.O_RDWR | _UNNAMED) if self._unnamed else (self._own, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            self._file = PartFile(os.open(*how, 0o644), size)
+        return self._file
 
     def finish(self, part: PartFile) -> None:
         """Give it its final name, and leave no other."""
@@ -247,13 +248,14 @@ class LocalPart:
         os.replace(self._own, f"{self._folder}/{self._last}")  # noqa: PTH105
         self.forget()
 
-    def close(self, part: PartFile, safe: int) -> None:
-        """All before `safe` is here, for who goes on with it."""
-        try:
-            part.note(safe)
-        finally:
-            part.close()
-            remove(self._own)
+    def close(self, safe: int | None) -> None:
+        """All before `safe` is here, for who goes on with it; None: as much as when it was opened."""
+        if self._file is not None:
+            try:
+                self._file.note(self._file.kept if safe is None else safe)
+            finally:
+                self._file.close()
+                remove(self._own)
 
     def forget(self) -> None:
         """Nobody goes on with it."""
