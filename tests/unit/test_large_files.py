@@ -110,7 +110,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"LARGE": BLOCK, "BLOCK": BLOCK, "_LOOK_SECONDS": 0.2, "_WORTH_SECONDS": 0.05, "_BEHIND": KIB}.items():
         monkeypatch.setattr(large_files, name, value)
     monkeypatch.setattr(curl, "_FULL_LARGE", 16 * KIB)
-    monkeypatch.setattr(curl, "_FULL", BLOCK)
+    monkeypatch.setattr(curl, "_FULL", 16 * KIB)
     monkeypatch.setattr(transfer, "_FURTHER", BLOCK)
 
 
