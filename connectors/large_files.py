@@ -219,8 +219,7 @@ class _Copy:
         return TransferError("IncompleteRead", f"{self._shown} sent less than it announced", retryable=True)
 
     async def _write(self, span: Span, blocks: list[bytes]) -> None:
-        await self._part.run(self._file.write, span.at, blocks, self.frontier)
-        length = sum(map(len, blocks))
+        length = await self._part.run(self._file.write, span.at, blocks, self.frontier)
         span.at += length
         self._written += length
         self._progress.set()

@@ -46,19 +46,18 @@ class PartFile:
         """It has a name and a record, and can be opened again."""
         return self._identity is not None
 
-    def write(self, at: int, blocks: Sequence[bytes], safe: int) -> None:
-        """Bytes from `at` on; all before `safe` were written earlier."""
+    def write(self, at: int, blocks: Sequence[bytes], safe: int) -> int:
+        """Bytes from `at` on, and how many they are; all before `safe` were written earlier."""
+        begin = at
         for start in range(0, len(blocks), _IOV):
             some = blocks[start : start + _IOV]
             wanted = sum(map(len, some))
             written = os.pwritev(self._fd, some, at)
-            if written < wanted:
-                rest = memoryview(b"".join(some))[written:]
-                while rest:
-                    written += (more := os.pwrite(self._fd, rest, at + written))
-                    rest = rest[more:]
+            while written < wanted:
+                written += os.pwrite(self._fd, memoryview(b"".join(some))[written:], at + written)
             at += wanted
         self.note(safe)
+        return at - begin
 
     def note(self, safe: int) -> None:
         if self._identity is not None:
