@@ -28,6 +28,8 @@ _HASH = 64 * 1024 * 1024
 _LOOK_SECONDS = 0.5
 _QUICKER = 1.25
 """Twice the connections have to bring this much, or they are given up again."""
+_PATIENCE_SECONDS = 5.0
+"""For the first answer to a request for a part."""
 _WORTH_SECONDS = 1.0
 """What will be here sooner is left alone."""
 
@@ -185,7 +187,7 @@ class _Copy:
                     break
         finally:
             self._whole = None
-            self._spans.give_back(span)
+            self._give_back(span)
         self._download.close()
         await self._go_on()
 
@@ -194,8 +196,18 @@ class _Copy:
         while span.at == span.stop and not self._spans.extend(span, BLOCK):
             if self._known.is_set():
                 return False
-            await self._known.wait()
+            try:
+                await asyncio.wait_for(self._known.wait(), _PATIENCE_SECONDS)
+            except TimeoutError:
+                # The source may serve one connection after the other, and this one holds the others up.
+                self._wanted, self._growing = 1, False
+                await self._stop_others()
         return True
+
+    async def _stop_others(self) -> None:
+        others = self._streams - {self._first}
+        await _stop(*others)
+        self._streams -= others
 
     async def _go_on(self) -> None:
         """One block after the other, while so many connections are wanted."""
@@ -213,7 +225,11 @@ class _Copy:
                 if span.at < span.stop:
                     raise self._incomplete()
             finally:
-                self._spans.give_back(span)
+                self._give_back(span)
+
+    def _give_back(self, span: Span) -> None:
+        self._spans.give_back(span)
+        self._progress.set()  # what others have behind it counts now
 
     def _incomplete(self) -> TransferError:
         return TransferError("IncompleteRead", f"{self._shown} sent less than it announced", retryable=True)
@@ -241,13 +257,13 @@ class _Copy:
     async def _ended(self, stream: "asyncio.Task[None]") -> None:
         """The others go on without it. If spans are of no use, the GET that came first goes on alone."""
         self._streams.discard(stream)
+        if stream.cancelled():
+            return
         try:
             stream.result()
         except RangeRefused:
             self.refused, self._validator = True, None
-            others = self._streams - {self._first}
-            await _stop(*others)
-            self._streams -= others
+            await self._stop_others()
             if self._whole is None:
                 raise
             self._spans.free_after(self._whole)

@@ -141,7 +141,10 @@ async def test_a_quick_source_is_asked_once(bench: Bench, source: Source) -> Non
     assert source.asked == [""]
 
 
-async def test_a_source_that_is_slow_for_each_connection_is_asked_for_parts(bench: Bench, source: Source) -> None:
+async def test_a_source_that_is_slow_for_each_connection_is_asked_for_parts(
+    bench: Bench, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large_files, "_QUICKER", 0.5)  # this machine's pauses are not the source's
     source.pause = 0.04
     assert await whole(bench) == 1
     assert source.asked[0] == ""
@@ -149,6 +152,32 @@ async def test_a_source_that_is_slow_for_each_connection_is_asked_for_parts(benc
     assert 4 <= source.most <= 8, "twice as many, as long as that helps, and not more than there may be files"
     starts = [first for first, _ in source.spans]
     assert starts == sorted(set(starts)), "in order, and nothing twice"
+
+
+async def test_an_early_part_may_come_last(bench: Bench, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def late(request: web.Request) -> web.StreamResponse:
+        first, stop = source.spans[-1]
+        if len(source.spans) == 2:
+            await until(lambda: source.under_way == 0 and source.spans[-1][1] == SIZE)
+        return await source.send(request, 206, first, stop)
+
+    monkeypatch.setattr(large_files, "_QUICKER", 0.0)
+    source.pause, source.odd = 0.01, late
+    assert await asyncio.wait_for(whole(bench), 5) == 1
+
+
+async def test_a_source_that_answers_one_after_the_other_does_not_hold_the_first_up(
+    bench: Bench, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(_: web.Request) -> web.StreamResponse:
+        await source.go.wait()
+        return web.Response()
+
+    monkeypatch.setattr(large_files, "_PATIENCE_SECONDS", 0.2)
+    source.pause, source.odd = 0.01, never
+    assert await whole(bench) == 1
+    assert len(source.spans) == 1
+    source.go.set()
 
 
 async def test_connections_that_do_not_help_are_given_up(bench: Bench, source: Source) -> None:
