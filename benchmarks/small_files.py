@@ -73,7 +73,7 @@ def run(folder: Path, files: int, size: int, rounds: int) -> int:
         for name, rate in rates.items():
             ratio = rates["export-service"] / rate
             print(f"  {name:<22} {rate:>7,.0f} files/s   export-service is {ratio:.2f} x of it")
-        print(f"  worker memory, peak    {ours.peak_mib():>7,.0f} MiB")
+        print(f"  worker memory, peak    {ours.peaks_mib()[0]:>7,.0f} MiB")
     finally:
         ours.close()
         nginx.terminate()
@@ -89,7 +89,7 @@ def make_files(source: Path, files: int, size: int) -> list[str]:
     return names
 
 
-def start_nginx(folder: Path, source: Path) -> tuple["subprocess.Popen[bytes]", str]:
+def start_nginx(folder: Path, source: Path, more: str = "") -> tuple["subprocess.Popen[bytes]", str]:
     port = processes.free_port()
     config = folder / "nginx.conf"
     config.write_text(f"""
@@ -97,7 +97,7 @@ def start_nginx(folder: Path, source: Path) -> tuple["subprocess.Popen[bytes]", 
         user {"root" if os.geteuid() == 0 else "nobody"};
         events {{ worker_connections 1024; }}
         http {{ access_log off; sendfile on; keepalive_requests 100000; client_body_temp_path {folder}/body;
-          server {{ listen 127.0.0.1:{port}; root {source}; autoindex on; }} }}
+          server {{ listen 127.0.0.1:{port}; root {source}; autoindex on; {more} }} }}
     """)
     child = subprocess.Popen(["nginx", "-c", str(config), "-p", str(folder)], stderr=subprocess.DEVNULL)
     base = f"http://127.0.0.1:{port}"
@@ -164,9 +164,12 @@ class Ours:
             raise SystemExit(f"the execution ended as {status}; see {self._folder}/worker.log")
         return taken
 
-    def peak_mib(self) -> float:
-        lines = Path(f"/proc/{self._worker.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    def peaks_mib(self) -> list[float]:
+        """Of the worker, then of its fetch processes; what they share counts in each."""
+        pid = self._worker.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        statuses = [Path(f"/proc/{each}/status").read_text().splitlines() for each in (pid, *children)]
+        return [int(line.split()[1]) / 1024 for lines in statuses for line in lines if line.startswith("VmHWM")]
 
     def close(self) -> None:
         self._worker.terminate()

@@ -27,6 +27,11 @@ _FULL = 256 * 1024
 """Bytes that wait for their reader before a transfer is paused."""
 _STREAMS = 16
 """Transfers that share one HTTP/2 connection: fewer handshakes and wake-ups, and still several connections where one is slow."""
+_FULL_LARGE = 1024 * 1024
+"""The same of a file that is written by a thread meanwhile."""
+_HEADERS = ["Accept-Encoding: identity"]
+Span = tuple[int, int, str]
+"""First byte, the one after the last, and the strong ETag of what they are of."""
 _PRINTABLE = re.compile(r"[!-~]*")
 _SAFE = "".join(map(chr, range(0x21, 0x7F)))
 
@@ -48,10 +53,14 @@ class Response:
     def __init__(self, curl: "Curl", settings: Download) -> None:
         self._curl, self._allowed = curl, settings.allowed_networks
         self.handle, self._shares = _handle(settings), False
+        self._headers: list[bytes] = []
+        self._span = False
         self.handle.setopt(pycurl.WRITEFUNCTION, self._received)
+        # The list's own method, and read when somebody asks: this is for every line of every file's answer.
+        self.handle.setopt(pycurl.HEADERFUNCTION, self._headers.append)
         self.handle.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
 
-    def begin(self, url: str, seconds: float) -> None:
+    def begin(self, url: str, seconds: float, span: Span | None) -> None:
         if not _PRINTABLE.fullmatch(url):
             # A signed URL does not survive being quoted again: only what may not be in a URL at all is.
             url = quote(url, safe=_SAFE)
@@ -61,8 +70,12 @@ class Response:
             self._shares = shares
             self.handle.setopt(pycurl.PIPEWAIT, int(shares))
         self.handle.setopt(pycurl.TIMEOUT_MS, round(seconds * 1000))
+        if span or self._span:
+            self._ask_for(span)
+        self._headers.clear()
         self._body: list[bytes] = []
         self._waiting, self._paused, self._in_line, self.ended = 0, False, False, False
+        self._full = _FULL
         self._failure: CurlError | None = None
         self._refused: str | None = None
         self._connecting = False
@@ -71,7 +84,7 @@ class Response:
 
     async def filled(self) -> None:
         """Wait until the body is here, or enough of it to go on. Raises CurlError."""
-        if not self.ended and self._waiting < _FULL:
+        if not self.ended and self._waiting < self._full:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self.on_filled = partial(_wake, waiter)
             await waiter
@@ -83,15 +96,27 @@ class Response:
         """All of it, if it has ended well and is here."""
         return b"".join(self._body) if self.ended and self._failure is None else None
 
-    async def read(self) -> bytes:
-        """The next bytes; none at the end. Raises CurlError."""
-        await self.filled()
-        body = b"".join(self._body)
-        self._body, self._waiting = [], 0
+    async def read(self) -> list[bytes]:
+        """The next bytes; none at the end. Raises CurlError, after all that had come."""
+        try:
+            await self.filled()
+        except CurlError:
+            if not self._body:
+                raise
+        body, self._body, self._waiting = self._body, [], 0
+        self._go_on()
+        return body
+
+    def is_large(self) -> None:
+        """From now on much is read at a time, for as long as bytes come."""
+        self._full = _FULL_LARGE
+        self.handle.setopt(pycurl.TIMEOUT_MS, 0)
+        self._go_on()
+
+    def _go_on(self) -> None:
         if self._paused:
             self._paused = False
             self.handle.pause(pycurl.PAUSE_CONT)
-        return body
 
     @property
     def status(self) -> int:
@@ -101,6 +126,16 @@ class Response:
     def content_length(self) -> int | None:
         length = int(self.handle.getinfo(pycurl.CONTENT_LENGTH_DOWNLOAD_T))
         return length if length >= 0 else None
+
+    def header(self, name: str) -> str | None:
+        """Of the answer; a name in lower case."""
+        for line in reversed(self._headers):
+            if line.startswith(b"HTTP/"):
+                return None  # what is before is another answer's, such as 103
+            key, colon, value = line.partition(b":")
+            if colon and key.strip().lower() == name.encode():
+                return value.strip().decode("latin-1")
+        return None
 
     @property
     def location(self) -> str | None:
@@ -131,6 +166,19 @@ class Response:
             self._failure = CurlError(code, self.handle.getinfo(pycurl.OS_ERRNO), refused)
         self.filled_up()
 
+    def _ask_for(self, span: Span | None) -> None:
+        self._span = span is not None
+        if span is None:
+            self.handle.unsetopt(pycurl.RANGE)
+            self.handle.setopt(pycurl.HTTPHEADER, _HEADERS)
+            self.handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_NONE)
+        else:
+            first, stop, etag = span
+            self.handle.setopt(pycurl.RANGE, f"{first}-{stop - 1}")
+            self.handle.setopt(pycurl.HTTPHEADER, [*_HEADERS, f"If-Range: {etag}"])
+            # Several streams of one HTTP/2 connection would share what one connection gets.
+            self.handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+
     def _open_socket(self, _purpose: int, address: Any) -> socket.socket | int:
         """Asked by libcurl with (family, type, protocol, sockaddr) of the very address that it is about to connect to.
 
@@ -152,7 +200,7 @@ class Response:
         return opened
 
     def _received(self, data: bytes) -> int | None:
-        if self._waiting >= _FULL:
+        if self._waiting >= self._full:
             self._paused = True
             return pycurl.WRITEFUNC_PAUSE
         bandwidth = self._curl.bandwidth
@@ -162,7 +210,7 @@ class Response:
             return pycurl.WRITEFUNC_PAUSE
         self._body.append(data)
         self._waiting += len(data)
-        if self._waiting >= _FULL and self.on_filled is not None:
+        if self._waiting >= self._full and self.on_filled is not None:
             # Not from here: libcurl is at work, and may not be called again.
             self._curl.soon(self.filled_up)
         return None
@@ -212,10 +260,10 @@ class Curl:
             self._timer.cancel()
         self._selector.close()
 
-    def start(self, url: str, seconds: float = 0) -> Response:
-        """GET `url`, in at most `seconds` (0: for as long as bytes come)."""
+    def start(self, url: str, seconds: float = 0, span: Span | None = None) -> Response:
+        """GET `url`, or a span of it, in at most `seconds` (0: for as long as bytes come)."""
         response = self._idle.pop() if self._idle else Response(self, self._settings)
-        response.begin(url, seconds)
+        response.begin(url, seconds, span)
         self._running[response.handle] = response
         self._multi.add_handle(response.handle)
         return response
@@ -291,7 +339,7 @@ def _handle(settings: Download) -> pycurl.Curl:
     options: dict[int, Any] = {
         pycurl.NOSIGNAL: 1,
         pycurl.USERAGENT: f"export-service/{__version__}",
-        pycurl.HTTPHEADER: ["Accept-Encoding: identity"],
+        pycurl.HTTPHEADER: _HEADERS,
         pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
         pycurl.PROXY: "",  # no proxy from the environment
         pycurl.PATH_AS_IS: 1,

@@ -16,6 +16,7 @@ import structlog
 from connectors.aws import Clients
 from connectors.frames import Frames
 from connectors.lanes import QuickLane
+from connectors.large_files import LargeFiles
 from connectors.stores import open_stores
 from export_service.bandwidth import Bandwidth
 from export_service.messages import Task, TaskResult
@@ -79,7 +80,9 @@ async def open_lane(
     s3 = Clients(settings.aws).later("s3", stack, settings.download.concurrency)
     http, sources, destinations = await open_stores(settings, s3, stack, bandwidth)
     limits = Limits.of(settings.download)
-    return QuickLane(TransferTasks(Transfers(sources, destinations, limits), fatal), http, destinations, limits)
+    large = LargeFiles(settings.download, lambda: lane.running)
+    lane = QuickLane(TransferTasks(Transfers(sources, destinations, limits, large), fatal), http, destinations, limits)
+    return lane
 
 
 def ignore_signals() -> None:

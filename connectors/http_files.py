@@ -10,7 +10,7 @@ import pycurl
 
 from connectors.curl import Curl, CurlError, Response
 from export_service.bandwidth import Bandwidth
-from export_service.failures import PlanError, TransferError
+from export_service.failures import PlanError, RangeRefused, TransferError
 from export_service.names import check_url
 from export_service.prefixes import is_below
 from export_service.sealing import without_query
@@ -18,6 +18,7 @@ from export_service.settings import Download as DownloadSettings
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 5
+_LATER = (408, 425, 429)
 _BAD_URL = (pycurl.E_URL_MALFORMAT, pycurl.E_UNSUPPORTED_PROTOCOL)
 _BROKEN_OFF = (
     pycurl.E_PARTIAL_FILE,
@@ -37,18 +38,59 @@ _TLS = (
 
 
 class HttpDownload:
-    """The Download port over a response."""
+    """The LargeDownload port over a response."""
 
-    def __init__(self, response: Response, url: str) -> None:
-        self._response, self._url = response, url
+    def __init__(self, curl: Curl, response: Response, url: str, close: Callable[[], None]) -> None:
+        self._curl, self._response, self._url, self._shown = curl, response, url, without_query(url)
         self.size = response.content_length
+        self.close = close
+
+    @property
+    def validator(self) -> str | None:
+        etag = self._response.header("etag") or ""
+        whole = len(etag) > 2 and etag.startswith('"') and etag.endswith('"')
+        return etag if whole and self._response.header("accept-ranges") == "bytes" else None
 
     async def chunks(self) -> AsyncIterator[bytes]:
+        async for blocks in _read(self._response, self._shown):
+            yield b"".join(blocks)
+
+    def blocks(self) -> AsyncIterator[list[bytes]]:
+        self._response.is_large()
+        return _read(self._response, self._shown)
+
+    @asynccontextmanager
+    async def span(self, first: int, stop: int, validator: str) -> AsyncIterator[AsyncIterator[list[bytes]]]:
+        response = self._curl.start(self._url, 0, (first, stop, validator))
+        response.is_large()
         try:
-            while chunk := await self._response.read():
-                yield chunk
-        except CurlError as error:
-            raise failure_of(error, self._url) from None
+            try:
+                await response.filled()
+            except CurlError as error:
+                raise failure_of(error, self._shown) from None
+            self._check(response, f"bytes {first}-{stop - 1}/{self.size}", validator)
+            yield _read(response, self._shown)
+        finally:
+            response.release()
+
+    def _check(self, response: Response, span: str, validator: str) -> None:
+        """Nothing but these very bytes of this very version may be put beside the others."""
+        status = response.status
+        if status in _LATER or status >= 500:
+            raise _status_failure(response, status, self._shown)
+        if status != 206:
+            raise RangeRefused(f"{self._shown} answered {status} to a request for {span}")
+        got = response.header("content-range"), response.header("etag")
+        if got != (span, validator):
+            raise RangeRefused(f"{self._shown} sent {got[0]} of {got[1]} to a request for {span} of {validator}")
+
+
+async def _read(response: Response, shown: str) -> AsyncIterator[list[bytes]]:
+    try:
+        while blocks := await response.read():
+            yield blocks
+    except CurlError as error:
+        raise failure_of(error, shown) from None
 
 
 class HttpFiles:
@@ -102,7 +144,7 @@ class Opening:
                 raise failure_of(error, shown) from None
             status = response.status
             if status == 200:
-                return HttpDownload(response, shown)
+                return HttpDownload(self._curl, response, url, self.close)
             if status not in _REDIRECTS or not (target := response.location):
                 raise _status_failure(response, status, shown)
             url = _next_hop(url, target, shown, self._allowed_urls)
@@ -139,7 +181,7 @@ def _status_failure(response: Response, status: int, shown: str) -> TransferErro
         return TransferError("HttpNotFound", text, retryable=False)
     if status in (401, 403):
         return TransferError("HttpForbidden", text, retryable=False)
-    if status in (408, 425, 429):
+    if status in _LATER:
         return TransferError("HttpThrottled", text, retryable=True, retry_after=response.retry_after, busy=status == 429)
     if status >= 500:
         return TransferError("HttpServerError", text, retryable=True, retry_after=response.retry_after, busy=status == 503)

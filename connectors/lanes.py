@@ -54,6 +54,11 @@ class QuickLane:
 
         return stop
 
+    @property
+    def running(self) -> int:
+        """Transfers."""
+        return len(self._openings) + self._tasks.running
+
     async def stop(self) -> None:
         for opening in self._openings:
             opening.close()

@@ -9,15 +9,16 @@ be missing from the folder although they were counted; EXPORT_DESTINATION=s3://â
 
 import asyncio
 import errno
+import hashlib
 import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
+from connectors.part_file import PartFile, give_name, open_part, remove
 from export_service.failures import TransferError
 
 _BUFFER = 1024 * 1024
@@ -100,9 +101,9 @@ class _LocalSink:
         self._append(self._waiting)
         if self._unnamed and self._fd is not None:
             try:
-                return _name(self._fd, final)
+                return give_name(self._fd, final)
             except FileExistsError:
-                _name(self._fd, self._part)
+                give_name(self._fd, self._part)
             finally:
                 self._close()
         self._close()
@@ -111,8 +112,7 @@ class _LocalSink:
 
     def remove(self) -> None:
         self._close()
-        with suppress(OSError):
-            os.unlink(self._part)  # noqa: PTH108
+        remove(self._part)
 
     def _close(self) -> None:
         if self._fd is not None:
@@ -120,13 +120,17 @@ class _LocalSink:
             os.close(fd)
 
     async def _run(self, call: Callable[..., _Result], *arguments: object) -> _Result:
-        """In a thread. Cancelled or not, the thread is waited for, so that nobody removes a file that is still being written."""
-        running = asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            await asyncio.wait([running])
-            raise
+        return await in_thread(self._pool, call, *arguments)
+
+
+async def in_thread(pool: Executor, call: Callable[..., _Result], *arguments: object) -> _Result:
+    """Cancelled or not, the thread is waited for, so that nobody removes or closes a file that is still being written."""
+    running = asyncio.get_running_loop().run_in_executor(pool, call, *arguments)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
 class LocalFolder:
@@ -154,6 +158,11 @@ class LocalFolder:
     def put(self, name: str, content: bytes) -> None:
         """Write a small file at once, in the event loop. Raises TransferError, OSError."""
         self.create(name).put(content)
+
+    def part(self, name: str, url: str) -> "LocalPart":
+        """For a large file: `name` while it comes from `url`."""
+        folder, _, last = name.rpartition("/")
+        return LocalPart(name, self._folder(folder), last, url, self._pool, self._unnamed)
 
     def _folder(self, folder: str) -> str:
         path = f"{self._root}/{folder}" if folder else str(self._root)
@@ -201,6 +210,58 @@ class _LocalFile:
         raise error
 
 
+class LocalPart:
+    """A large file on its way to its name; connectors/part_file.py says how it outlives its writer."""
+
+    def __init__(self, name: str, folder: str, last: str, url: str, pool: Executor, unnamed: bool) -> None:
+        self._name, self._folder, self._last, self._pool, self._unnamed = name, folder, last, pool, unnamed
+        self.path = f"{folder}/.{hashlib.sha256(f'{last} {url}'.encode()).hexdigest()[:16]}.part"
+        self._own = f"{folder}/.{os.urandom(8).hex()}.part"
+        self._file: PartFile | None = None
+
+    async def run(self, call: Callable[..., _Result], *arguments: object) -> _Result:
+        """In a thread. Raises TransferError."""
+        try:
+            return await in_thread(self._pool, call, *arguments)
+        except OSError as error:
+            raise _failure(error, self._name) from None
+
+    def open(self, size: int, validator: str | None) -> PartFile:
+        """What is here of it, if there is a validator; else an empty one. Nobody else writes to it."""
+        Path(self._folder).mkdir(parents=True, exist_ok=True)  # somebody may have removed it since we made it
+        self._file = open_part(self.path, size, validator) if self._unnamed and validator is not None else None
+        if self._file is None:
+            how = (self._folder, os.O_RDWR | _UNNAMED) if self._unnamed else (self._own, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            self._file = PartFile(os.open(*how, 0o644), size)
+        return self._file
+
+    def finish(self, part: PartFile) -> None:
+        """Give it its final name, and leave no other."""
+        if self._unnamed:
+            try:
+                part.name(self._own)
+            except FileNotFoundError:
+                text = f"{self._name!r}: another worker was done with it first"
+                raise TransferError("DestinationFailed", text, retryable=True) from None
+        else:
+            part.trim()
+        os.replace(self._own, f"{self._folder}/{self._last}")  # noqa: PTH105
+        self.forget()
+
+    def close(self, safe: int | None) -> None:
+        """All before `safe` is here, for who goes on with it; None: as much as when it was opened."""
+        if self._file is not None:
+            try:
+                self._file.note(self._file.kept if safe is None else safe)
+            finally:
+                self._file.close()
+                remove(self._own)
+
+    def forget(self) -> None:
+        """Nobody goes on with it."""
+        remove(self.path)
+
+
 def can_be_unnamed(folder: str) -> bool:
     """Whether a file in this folder can be written first and named afterwards."""
     probe = f"{folder}/.{os.urandom(8).hex()}.part"
@@ -209,18 +270,13 @@ def can_be_unnamed(folder: str) -> bool:
     except OSError:
         return False
     try:
-        _name(fd, probe)
+        give_name(fd, probe)
         os.unlink(probe)  # noqa: PTH108
     except OSError:
         return False  # no /proc
     finally:
         os.close(fd)
     return True
-
-
-def _name(fd: int, path: str) -> None:
-    # The folder's descriptor is not used, as the path is absolute; without one, Python does not follow the link in /proc.
-    os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
 
 
 def folder_of(uri: str) -> Path:

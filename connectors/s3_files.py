@@ -8,30 +8,65 @@ from urllib.parse import unquote, urlsplit
 from botocore.exceptions import BotoCoreError, ClientError
 
 from connectors.aws import code_of, is_transient
-from export_service.failures import PlanError, TransferError
+from export_service.failures import PlanError, RangeRefused, TransferError
 from export_service.sealing import without_query
 
 _CHUNK = 256 * 1024
+_LARGE_CHUNK = 1024 * 1024
 _CLASSES = {"NoSuchKey": "ObjectNotFound", "404": "ObjectNotFound", "NoSuchBucket": "BucketNotFound", "403": "AccessDenied"}
 _BUSY = ("SlowDown", "ServiceUnavailable", "RequestLimitExceeded", "TooManyRequests", "503", "429")
 
 
 class S3Download:
-    """The Download port over a GetObject answer."""
+    """The LargeDownload port over a GetObject answer."""
 
-    def __init__(self, answer: Any, url: str) -> None:
-        self._answer, self._url = answer, url
+    def __init__(self, client: Any, place: dict[str, str], answer: Any, url: str) -> None:
+        self._client, self._place, self._answer, self._shown = client, place, answer, without_query(url)
 
     @property
     def size(self) -> int | None:
         return int(self._answer["ContentLength"])
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    @property
+    def validator(self) -> str | None:
+        """S3's ETags are strong. Not the version id: to ask for one needs a right that readers may not have."""
+        return self._answer.get("ETag")  # type: ignore[no-any-return]
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        return _chunks(self._answer, self._shown, _CHUNK)
+
+    def blocks(self) -> AsyncIterator[list[bytes]]:
+        return _blocks(self._answer, self._shown)
+
+    def close(self) -> None:
+        self._answer["Body"].close()
+
+    @asynccontextmanager
+    async def span(self, first: int, stop: int, validator: str) -> AsyncIterator[AsyncIterator[list[bytes]]]:
+        span = f"bytes={first}-{stop - 1}"
         try:
-            async for chunk in self._answer["Body"].iter_chunks(_CHUNK):
-                yield chunk
-        except (BotoCoreError, ClientError, OSError, TimeoutError) as error:
-            raise failure_of(error, self._url) from None
+            answer = await self._client.get_object(**self._place, Range=span, IfMatch=validator)
+        except (BotoCoreError, ClientError) as error:
+            failed = failure_of(error, self._shown)
+            raise failed if failed.retryable else RangeRefused(f"{failed.message}, asked for {span} of {validator}") from None
+        async with answer["Body"]:
+            got = answer.get("ContentRange"), answer.get("ETag")
+            if got != (f"bytes {first}-{stop - 1}/{self.size}", validator):
+                raise RangeRefused(f"S3 sent {got[0]} of {got[1]} for {self._shown}, asked for {span} of {validator}")
+            yield _blocks(answer, self._shown)
+
+
+async def _blocks(answer: Any, shown: str) -> AsyncIterator[list[bytes]]:
+    async for chunk in _chunks(answer, shown, _LARGE_CHUNK):
+        yield [chunk]
+
+
+async def _chunks(answer: Any, shown: str, size: int) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in answer["Body"].iter_chunks(size):
+            yield chunk
+    except (BotoCoreError, ClientError, OSError, TimeoutError) as error:
+        raise failure_of(error, shown) from None
 
 
 class S3Files:
@@ -43,14 +78,15 @@ class S3Files:
     @asynccontextmanager
     async def open(self, url: str) -> AsyncIterator[S3Download]:
         bucket, key = bucket_and_key(url)
+        place = {"Bucket": bucket, "Key": key}
         try:
-            answer = await self._client.get_object(Bucket=bucket, Key=key)
+            answer = await self._client.get_object(**place)
         except (BotoCoreError, ClientError) as error:
             failed = failure_of(error, without_query(url))
             failed.busy = failed.error in _BUSY
             raise failed from None
         async with answer["Body"]:
-            yield S3Download(answer, without_query(url))
+            yield S3Download(self._client, place, answer, url)
 
     async def list(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
         bucket, key = bucket_and_key(prefix)

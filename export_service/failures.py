@@ -8,6 +8,7 @@ ExportError
 ├── RequestRejected        the SQS message is wrong: dead letter, and ExportRejected if it carried a usable token
 ├── PlanError              the files of a job cannot be listed: the job ends as ExportPlanFailed
 ├── TransferError          one file could not be read or written; says whether a retry can help
+│   └── RangeRefused       the source does not send a part of it; the whole is asked for then
 └── CallbackError          Step Functions did not accept an answer
     ├── CallbackRefused    for good: TaskTimedOut, TaskDoesNotExist, InvalidToken
     ├── CallbackInvalid    InvalidOutput: the payload is wrong, not the token
@@ -69,12 +70,24 @@ class TransferError(ExportError):
         retryable: whether the same request may work later.
         retry_after: seconds that the source asked us to wait (Retry-After), if it did.
         busy: the source's host asks for fewer requests (429 or 503), and not only for this file.
+
+    Attributes:
+        kept: bytes that the next try need not ask for.
     """
+
+    kept = 0
 
     def __init__(self, error: str, message: str, *, retryable: bool, retry_after: float | None = None, busy: bool = False) -> None:
         super().__init__(f"{error}: {message}")
         self.error, self.message, self.retryable, self.retry_after = error, message, retryable, retry_after
         self.busy = busy
+
+
+class RangeRefused(TransferError):
+    """A part of a file was asked for, and what came is not that part of that version."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("RangeRefused", message, retryable=True)
 
 
 class CallbackError(ExportError):

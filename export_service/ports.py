@@ -148,6 +148,23 @@ class Download(Protocol):
         """The content, exactly as the source has it (no content decoding). Raises TransferError."""
 
 
+class LargeDownload(Download, Protocol):
+    """One whose parts can be asked for again, of the very same version."""
+
+    @property
+    def validator(self) -> str | None:
+        """Names that version. None: its parts cannot be asked for."""
+
+    def blocks(self) -> AsyncIterator[list[bytes]]:
+        """As `chunks`, more at a time."""
+
+    def span(self, first: int, stop: int, validator: str) -> AbstractAsyncContextManager[AsyncIterator[list[bytes]]]:
+        """Its bytes from `first` to before `stop`. Raises RangeRefused, if they would not be those."""
+
+    def close(self) -> None:
+        """No more of `blocks`; spans can still be had."""
+
+
 class FileSource(Protocol):
     """Reads files of one or more URL schemes."""
 

@@ -92,8 +92,13 @@ class Download(Group):
     processes: Annotated[
         int, Field(ge=1, description="processes of a worker that share these files: one for a processor to spare")
     ] = 1
-    attempts: Annotated[int, Field(ge=1, description="tries of one file, the first included")] = 4
-    timeout_seconds: Annotated[float, Field(gt=0, description="for one try of one file")] = 300
+    connections: Annotated[
+        int, Field(ge=1, description="for one large file, at most, as far as `concurrency` has room; 1: always one")
+    ] = 16
+    attempts: Annotated[
+        int, Field(ge=1, description="tries of one file, the first included; not those that get 16 MiB further with a large one")
+    ] = 4
+    timeout_seconds: Annotated[float, Field(gt=0, description="for one try of one file, or for 16 MiB of a large one")] = 300
     stall_seconds: Annotated[float, Field(gt=0, description="without a byte: the try is given up")] = 30
     connect_seconds: Annotated[float, Field(gt=0)] = 10
     max_bytes: Annotated[int, Field(gt=0, description="of one file")] = 5 * 1024**4

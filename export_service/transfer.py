@@ -4,20 +4,22 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from export_service.backoff import pauses
 from export_service.failures import TransferError
 from export_service.messages import Outcome, Task, TaskResult
-from export_service.ports import Destinations, Download, FileSource
+from export_service.ports import Destination, Destinations, Download, FileSource
 from export_service.settings import Download as Settings
 
 MAX_RETRY_AFTER = 60.0
 """Seconds. A source that asks for more is asked sooner whether it means it; its tasks would wait for nothing otherwise."""
 _FIRST_PAUSE, _MOST_PAUSE = 0.25, 10.0
+_FURTHER = 16 * 1024 * 1024
+"""Bytes. A try that keeps so much more than any before does not count: a source that cuts each connection is still read to its end."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,31 @@ Opening = AbstractAsyncContextManager[Download]
 """What FileSource.open gives."""
 
 
+_HAND_BACK = "somebody else will go on with it"
+
+
+class LargeTransfers(Protocol):
+    """Copies large files, whose next try may go on where one ended."""
+
+    def takes(self, download: Download, place: Destination) -> bool: ...
+
+    async def copy(
+        self,
+        download: Download,
+        place: Destination,
+        task: Task,
+        url: str,
+        *,
+        moved: Callable[[], None],
+        check: Callable[[str], None],
+    ) -> str:
+        """Its SHA-256, which `check` was told of before the file got its name. `moved` is called from time to time while it gets on.
+        Raises TransferError, with how much is kept for the next try."""
+
+    def forget(self, place: Destination, task: Task, url: str) -> None:
+        """There is no next try."""
+
+
 @dataclass(frozen=True)
 class Limits:
     attempts: int
@@ -54,9 +81,16 @@ class Transfers:
     """Callable as the download step's Transfer."""
 
     def __init__(
-        self, sources: FileSource, destinations: Destinations, limits: Limits, *, sleep: Callable[[float], Any] = asyncio.sleep
+        self,
+        sources: FileSource,
+        destinations: Destinations,
+        limits: Limits,
+        large: LargeTransfers,
+        *,
+        sleep: Callable[[float], Any] = asyncio.sleep,
     ) -> None:
-        self._sources, self._destinations, self._limits, self._sleep = sources, destinations, limits, sleep
+        self._sources, self._destinations, self._limits, self._large = sources, destinations, limits, large
+        self._sleep = sleep
 
     async def __call__(
         self, destination: str, task: Task, url: str, tried: int = 0, opening: Opening | None = None
@@ -65,11 +99,24 @@ class Transfers:
 
         `tried`: tries there were before. `opening` is the first try's, if it is open already.
         """
+        try:
+            ended = await self._try(destination, task, url, tried, opening)
+        except asyncio.CancelledError as cancelled:
+            if cancelled.args != (_HAND_BACK,):
+                self._forget(destination, task, url)
+            raise
+        given_up = ended.failed.attempts >= self._limits.attempts if isinstance(ended, Busy) else ended.outcome is Outcome.FAILED
+        if given_up:
+            self._forget(destination, task, url)
+        return ended
+
+    async def _try(self, destination: str, task: Task, url: str, tried: int, opening: Opening | None) -> TaskResult | Busy:
         started = time.monotonic()
+        counted, reached = tried, 0
         for attempts, pause in enumerate(pauses(_FIRST_PAUSE, _MOST_PAUSE), start=tried + 1):
             try:
-                async with asyncio.timeout(self._limits.timeout_seconds):
-                    size, digest = await self._once(destination, task, opening or self._sources.open(url))
+                async with asyncio.timeout(self._limits.timeout_seconds) as deadline:
+                    size, digest = await self._once(destination, task, url, opening, deadline)
             except TransferError as error:
                 failed = error
             except TimeoutError:
@@ -77,7 +124,11 @@ class Transfers:
                 failed = TransferError("Timeout", text, retryable=True)
             else:
                 return result(task, Outcome.SUCCEEDED, attempts, started, bytes=size, sha256=digest)
-            if failed.busy or not failed.retryable or attempts >= self._limits.attempts:
+            if failed.kept >= reached + _FURTHER:
+                reached = failed.kept
+            else:
+                counted += 1
+            if failed.busy or not failed.retryable or counted >= self._limits.attempts:
                 error_fields = {"error": failed.error, "message": failed.message[:500]}
                 outcome = result(task, Outcome.FAILED, attempts, started, **error_fields)
                 return Busy(outcome, failed.retry_after) if failed.busy else outcome
@@ -85,13 +136,18 @@ class Transfers:
             await self._sleep(max(pause, min(failed.retry_after or 0.0, MAX_RETRY_AFTER)))
         raise AssertionError("pauses never end")
 
-    async def _once(self, destination: str, task: Task, opening: Opening) -> tuple[int, str]:
+    async def _once(
+        self, destination: str, task: Task, url: str, opening: Opening | None, deadline: asyncio.Timeout
+    ) -> tuple[int, str]:
         digest, size = hashlib.sha256(), 0
-        async with opening as download:
+        async with opening or self._sources.open(url) as download:
             announced = task.size if task.size is not None else download.size
             if announced is not None and announced > self._limits.max_bytes:
                 raise self._too_large(task)
-            async with self._destinations.at(destination).create(task.name, announced) as sink:
+            place = self._destinations.at(destination)
+            if self._large.takes(download, place):
+                return await self._large_file(download, place, task, url, deadline)
+            async with place.create(task.name, announced) as sink:
                 async for chunk in download.chunks():
                     size += len(chunk)
                     if size > self._limits.max_bytes:
@@ -101,6 +157,28 @@ class Transfers:
                 # Inside the sink's context: a file that is not what was promised never gets its final name.
                 check(task, download.size, size, digest.hexdigest())
         return size, digest.hexdigest()
+
+    async def _large_file(
+        self, download: Download, place: Destination, task: Task, url: str, deadline: asyncio.Timeout
+    ) -> tuple[int, str]:
+        size = download.size or 0
+        if size > self._limits.max_bytes:
+            raise self._too_large(task)
+        loop, seconds = asyncio.get_running_loop(), self._limits.timeout_seconds
+
+        def moved() -> None:
+            deadline.reschedule(loop.time() + seconds)
+
+        # What it has to be is known before it comes.
+        check(task, size, size, None)
+        sha256 = await self._large.copy(
+            download, place, task, url, moved=moved, check=lambda sha256: check(task, size, size, sha256)
+        )
+        return size, sha256
+
+    def _forget(self, destination: str, task: Task, url: str) -> None:
+        with suppress(TransferError):
+            self._large.forget(self._destinations.at(destination), task, url)
 
     def _too_large(self, task: Task) -> TransferError:
         text = f"{task.url} is larger than EXPORT_DOWNLOAD_MAX_BYTES={self._limits.max_bytes}"
@@ -122,9 +200,13 @@ class TransferTasks:
         running.add_done_callback(partial(self._ended, done))
         return running.cancel
 
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
     async def stop(self) -> None:
         for task in self._running:
-            task.cancel()
+            task.cancel(_HAND_BACK)
         await asyncio.gather(*self._running, return_exceptions=True)
 
     def _ended(self, done: Done, running: "asyncio.Task[TaskResult | Busy]") -> None:
@@ -150,12 +232,15 @@ def result(task: Task, outcome: Outcome, attempts: int, started: float, **fields
     )
 
 
-def check(task: Task, announced: int | None, size: int, sha256: str) -> None:
-    """Against what the source announced, then against what the request says. A wrong length may be a cut connection: try again."""
+def check(task: Task, announced: int | None, size: int, sha256: str | None) -> None:
+    """Against what the source announced, then against what the request says. A wrong length may be a cut connection: try again.
+
+    `sha256` is None as long as it is not known.
+    """
     if announced is not None and size != announced:
         raise TransferError("IncompleteRead", f"{task.url} sent {size} of {announced} bytes", retryable=True)
     if task.size is not None and size != task.size:
         raise TransferError("SizeMismatch", f"{task.url} has {size} bytes, the request says {task.size}", retryable=True)
-    if task.sha256 is not None and sha256 != task.sha256.lower():
+    if task.sha256 is not None and sha256 is not None and sha256 != task.sha256.lower():
         text = f"{task.url} has SHA-256 {sha256}, the request says {task.sha256}"
         raise TransferError("ChecksumMismatch", text, retryable=True)

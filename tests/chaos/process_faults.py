@@ -1,5 +1,6 @@
 """What is done to workers, brokers, the way between them, and clocks."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.driver import REQUEST_SECONDS, SESSION_SECONDS, Driver
+from tests.chaos.large_source import MIB, LargeSource
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 OLD = "3da9f72"
@@ -49,6 +51,30 @@ def fetchers(driver: Driver) -> None:
             os.kill(int(child), signal.SIGSTOP)
             driver.pause(0.2, 1)
             os.kill(int(child), signal.SIGKILL)
+
+
+def slow_large_file(driver: Driver) -> None:
+    driver.world.files.misbehave = LargeSource("/large.bin", 64, 6)
+
+
+def large_file(driver: Driver) -> None:
+    """All processes are killed in the middle of a large file. Who comes next goes on with it, and does not begin it again."""
+    source = driver.world.files.misbehave
+    assert isinstance(source, LargeSource)
+    driver.world.catalog("large", [source.path[1:]])
+    job = driver.execute("large")
+    for part in (1, 2):
+        driver.until(lambda seen=part * 20 * MIB: source.sent > seen, "a good part of a large file is here", 60)  # type: ignore[misc]
+        asked = len(source.begun)
+        for worker in driver.workers:
+            children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
+            for pid in (*map(int, children), worker.pid):
+                driver.noted("SIGKILL in a large file")
+                os.kill(pid, signal.SIGKILL)
+        driver.until(lambda before=asked: any(source.begun[before:]), "it is gone on with past its beginning", 60)  # type: ignore[misc]
+    driver.until(lambda: driver.completed(job) == 1, "the large file is counted", 90)
+    path = driver.world.folder / "out" / job / source.path[1:]
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == source.sha256
 
 
 def storm(driver: Driver) -> None:

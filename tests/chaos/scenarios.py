@@ -49,6 +49,7 @@ def _dying_at(point: str) -> Scenario:
 SCENARIOS = {
     "workers killed": Scenario("F1", processes.times(5, Driver.kill), ci=True),
     "fetch processes killed": Scenario("F1 F3", processes.fetchers),
+    "large file, all killed": Scenario("F1", processes.large_file, before=processes.slow_large_file, sizes=(1, 20)),
     "workers frozen": Scenario("F3", processes.times(2, lambda driver: driver.freeze(1.1, 1.6)), ci=True),
     "workers told to stop": Scenario("F4", processes.terminate_twice, ci=True),
     "rebalance storm": Scenario("F5", processes.storm, workers=4, sizes=(1, 150, 100, 200)),

@@ -1,6 +1,7 @@
 """What each AWS port promises, said once, and held against the adapter in memory and the one for AWS (on the emulator)."""
 
 import asyncio
+import os
 import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +17,12 @@ from connectors.aws import Clients
 from connectors.destinations import StoreDestinations
 from connectors.dynamodb import DynamoTable
 from connectors.memory import MemoryCallback, MemoryLedger, MemoryQueue, MemorySnapshots
+from connectors.s3_files import S3Files
 from connectors.sqs import open_queue
 from connectors.step_functions import StepFunctionsCallback
 from export_service.devstack import aws, processes
 from export_service.devstack.stack import Stack
-from export_service.failures import CallbackRefused, CallbackThrottled, TransferError, Unavailable
+from export_service.failures import CallbackRefused, CallbackThrottled, RangeRefused, TransferError, Unavailable
 from export_service.messages import CallbackAnswered, CallbackOutcome, JobSnapshot, JobStatus
 from export_service.ports import Destinations, Ledger, RequestQueue, SnapshotStore, TaskCallback
 from export_service.settings import Aws
@@ -245,3 +247,22 @@ async def test_aws_that_does_not_answer_is_a_sentence_with_the_setting(monkeypat
                 await queue.receive()
         with pytest.raises(CallbackThrottled):
             await StepFunctionsCallback(machine).success("token", "{}")
+
+
+async def test_parts_of_an_s3_object_are_of_the_version_that_was_opened(world: World) -> None:
+    body, s3 = os.urandom(3_000_000), world.admin.client("s3")
+    key = f"t-{uuid.uuid4().hex[:8]}"
+    s3.put_object(Bucket=aws.BUCKET, Key=key, Body=body)
+    files = S3Files(await world.client("s3"))
+    async with files.open(f"s3://{aws.BUCKET}/{key}") as download:
+        assert download.size == len(body)
+        assert download.validator is not None
+        download.close()
+        async with download.span(1_000_000, 2_500_000, download.validator) as blocks:
+            assert b"".join([block async for some in blocks for block in some]) == body[1_000_000:2_500_000]
+        s3.put_object(Bucket=aws.BUCKET, Key=key, Body=body[::-1])
+        with pytest.raises(RangeRefused, match=key):
+            async with download.span(0, 1_000, download.validator):
+                pass
+    async with files.open(f"s3://{aws.BUCKET}/{key}") as download:
+        assert b"".join([block async for some in download.blocks() for block in some]) == body[::-1]

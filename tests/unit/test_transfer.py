@@ -17,6 +17,7 @@ from aiohttp import web
 from connectors.destinations import StoreDestinations
 from connectors.http_files import open_http
 from connectors.lanes import QuickLane
+from connectors.large_files import LargeFiles
 from connectors.local_store import LocalFolder
 from connectors.sources import Sources
 from export_service.messages import Outcome, Task, TaskResult
@@ -84,7 +85,8 @@ async def serving(folder: Path, settings: Download, *, quick: bool = False) -> A
                 place = destinations.at(folder.as_uri() + "/")
                 assert isinstance(place, LocalFolder)
                 place._pace.quick = quick
-                tasks = TransferTasks(Transfers(sources, destinations, limits, sleep=sleep), errors.append)
+                large = LargeFiles(settings, lambda: lanes.running)
+                tasks = TransferTasks(Transfers(sources, destinations, limits, large, sleep=sleep), errors.append)
                 lanes = QuickLane(tasks, http, destinations, limits)
                 made = Bench(f"http://127.0.0.1:{port}", lanes, folder, runner)
                 yield made
