@@ -6,6 +6,7 @@ as ever; standby tables are still its own. The watch (`streams/recovery.py`) see
 """
 
 import asyncio
+import logging
 from collections import Counter
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ _FETCH_BYTES = 4 * 1024 * 1024
 class BulkRecovery(Recovery):
     """Faust's recovery, with nothing left to do of what is long."""
 
+    logger = logging.getLogger("faust.tables")
     settings: Settings
 
     async def _build_offsets(self, consumer: Any, tps: set[TP], destination: Counter[TP], title: str) -> None:
