@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 from botocore.exceptions import BotoCoreError, ClientError
 
 from connectors.aws import code_of, is_transient
+from export_service.bandwidth import Bandwidth
 from export_service.failures import PlanError, RangeRefused, TransferError
 from export_service.sealing import without_query
 
@@ -20,8 +21,9 @@ _BUSY = ("SlowDown", "ServiceUnavailable", "RequestLimitExceeded", "TooManyReque
 class S3Download:
     """The LargeDownload port over a GetObject answer."""
 
-    def __init__(self, client: Any, place: dict[str, str], answer: Any, url: str) -> None:
+    def __init__(self, client: Any, place: dict[str, str], answer: Any, url: str, bandwidth: Bandwidth) -> None:
         self._client, self._place, self._answer, self._shown = client, place, answer, without_query(url)
+        self._bandwidth = bandwidth
 
     @property
     def size(self) -> int | None:
@@ -33,10 +35,10 @@ class S3Download:
         return self._answer.get("ETag")  # type: ignore[no-any-return]
 
     def chunks(self) -> AsyncIterator[bytes]:
-        return _chunks(self._answer, self._shown, _CHUNK)
+        return self._chunks(self._answer, _CHUNK)
 
     def blocks(self) -> AsyncIterator[list[bytes]]:
-        return _blocks(self._answer, self._shown)
+        return self._blocks(self._answer)
 
     def close(self) -> None:
         self._answer["Body"].close()
@@ -53,27 +55,26 @@ class S3Download:
             got = answer.get("ContentRange"), answer.get("ETag")
             if got != (f"bytes {first}-{stop - 1}/{self.size}", validator):
                 raise RangeRefused(f"S3 sent {got[0]} of {got[1]} for {self._shown}, asked for {span} of {validator}")
-            yield _blocks(answer, self._shown)
+            yield self._blocks(answer)
 
+    async def _blocks(self, answer: Any) -> AsyncIterator[list[bytes]]:
+        async for chunk in self._chunks(answer, _LARGE_CHUNK):
+            yield [chunk]
 
-async def _blocks(answer: Any, shown: str) -> AsyncIterator[list[bytes]]:
-    async for chunk in _chunks(answer, shown, _LARGE_CHUNK):
-        yield [chunk]
-
-
-async def _chunks(answer: Any, shown: str, size: int) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in answer["Body"].iter_chunks(size):
-            yield chunk
-    except (BotoCoreError, ClientError, OSError, TimeoutError) as error:
-        raise failure_of(error, shown) from None
+    async def _chunks(self, answer: Any, size: int) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in answer["Body"].iter_chunks(size):
+                yield chunk
+                await self._bandwidth.passed(len(chunk))
+        except (BotoCoreError, ClientError, OSError, TimeoutError) as error:
+            raise failure_of(error, self._shown) from None
 
 
 class S3Files:
-    """The FileSource port for s3://bucket/key, over an aioboto3 S3 client."""
+    """The FileSource port for s3://bucket/key, over an aioboto3 S3 client. `bandwidth`: of what is read; without it there is no limit."""
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+    def __init__(self, client: Any, bandwidth: Bandwidth | None = None) -> None:
+        self._client, self._bandwidth = client, bandwidth or Bandwidth()
 
     @asynccontextmanager
     async def open(self, url: str) -> AsyncIterator[S3Download]:
@@ -86,7 +87,7 @@ class S3Files:
             failed.busy = failed.error in _BUSY
             raise failed from None
         async with answer["Body"]:
-            yield S3Download(self._client, place, answer, url)
+            yield S3Download(self._client, place, answer, url, self._bandwidth)
 
     async def list(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
         bucket, key = bucket_and_key(prefix)

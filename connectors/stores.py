@@ -8,7 +8,7 @@ from connectors.destinations import StoreDestinations
 from connectors.http_files import HttpFiles, open_http
 from connectors.s3_files import S3Files
 from connectors.sources import LocalFiles, Sources
-from export_service.bandwidth import Bandwidth, Metered
+from export_service.bandwidth import Bandwidth
 from export_service.settings import Settings
 
 _WRITERS = 16
@@ -26,6 +26,6 @@ async def open_stores(settings: Settings, s3: Any, stack: AsyncExitStack, bandwi
     bandwidth = bandwidth or Bandwidth()
     http = await stack.enter_async_context(open_http(settings.download, bandwidth))
     files = LocalFiles(settings.plan.file_root)
-    sources = Sources({"http": http, "https": http, "s3": Metered(S3Files(s3), bandwidth), "file": files})
+    sources = Sources({"http": http, "https": http, "s3": S3Files(s3, bandwidth), "file": files})
     writers = stack.enter_context(ThreadPoolExecutor(_WRITERS, thread_name_prefix="write"))
     return Stores(http, sources, StoreDestinations(s3, writers))

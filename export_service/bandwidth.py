@@ -6,10 +6,7 @@ waits in a line, and stops reading, so that the source stops sending. Costs noth
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-
-from export_service.ports import Download, FileSource
+from collections.abc import Callable
 
 _BURST_SECONDS = 0.1
 """What an idle moment may be made good with."""
@@ -87,32 +84,3 @@ class Bandwidth:
     def _set_timer(self) -> None:
         seconds = max(0.001, (1 - self._left) / self.rate) if self.rate else 0.0
         self._timer = asyncio.get_running_loop().call_later(seconds, self._turns)
-
-
-class Metered:
-    """A FileSource whose bytes count. For those that read in Python; libcurl's count where they arrive."""
-
-    def __init__(self, source: FileSource, bandwidth: Bandwidth) -> None:
-        self._source, self._bandwidth = source, bandwidth
-
-    @asynccontextmanager
-    async def open(self, url: str) -> AsyncIterator[Download]:
-        async with self._source.open(url) as download:
-            yield _MeteredDownload(download, self._bandwidth)
-
-    def list(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
-        return self._source.list(prefix)
-
-
-class _MeteredDownload:
-    def __init__(self, download: Download, bandwidth: Bandwidth) -> None:
-        self._download, self._bandwidth = download, bandwidth
-
-    @property
-    def size(self) -> int | None:
-        return self._download.size
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        async for chunk in self._download.chunks():
-            yield chunk
-            await self._bandwidth.passed(len(chunk))

@@ -16,6 +16,8 @@ import structlog
 from connectors.aws import Clients
 from connectors.destinations import StoreDestinations
 from connectors.dynamodb import DynamoTable
+from connectors.fetcher import open_lane
+from connectors.large_files import LARGE
 from connectors.memory import MemoryCallback, MemoryLedger, MemoryQueue, MemorySnapshots
 from connectors.s3_files import S3Files
 from connectors.sqs import open_queue
@@ -23,9 +25,10 @@ from connectors.step_functions import StepFunctionsCallback
 from export_service.devstack import aws, processes
 from export_service.devstack.stack import Stack
 from export_service.failures import CallbackRefused, CallbackThrottled, RangeRefused, TransferError, Unavailable
-from export_service.messages import CallbackAnswered, CallbackOutcome, JobSnapshot, JobStatus
+from export_service.messages import CallbackAnswered, CallbackOutcome, JobSnapshot, JobStatus, Outcome, Task, TaskResult
 from export_service.ports import Destinations, Ledger, RequestQueue, SnapshotStore, TaskCallback
-from export_service.settings import Aws
+from export_service.settings import Aws, load
+from export_service.transfer import Busy
 
 pytestmark = pytest.mark.broker
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -266,3 +269,22 @@ async def test_parts_of_an_s3_object_are_of_the_version_that_was_opened(world: W
                 pass
     async with files.open(f"s3://{aws.BUCKET}/{key}") as download:
         assert b"".join([block async for some in download.blocks() for block in some]) == body[::-1]
+
+
+async def test_a_large_object_comes_to_a_folder_as_the_download_step_fetches_it(world: World, tmp_path: Path) -> None:
+    """Through all that lies between: what counts bytes once hid that an object can be had in parts."""
+    body, key = os.urandom(LARGE + 1_000_000), f"t-{uuid.uuid4().hex[:8]}"
+    world.admin.client("s3").put_object(Bucket=aws.BUCKET, Key=key, Body=body)
+    failures: list[BaseException] = []
+    async with AsyncExitStack() as stack:
+        lane = await open_lane(load(aws={"endpoint": world.endpoint, "region": "us-east-1"}), stack, failures.append)
+        ended: asyncio.Future[TaskResult | Busy] = asyncio.get_running_loop().create_future()
+        url = f"s3://{aws.BUCKET}/{key}"
+        lane.start(tmp_path.as_uri() + "/", Task(index=0, url=url, name="large"), url, ended.set_result)
+        await asyncio.wait([ended], timeout=60)
+        await lane.stop()
+    assert not failures
+    result = ended.result()
+    assert isinstance(result, TaskResult)
+    assert (result.outcome, result.bytes, result.error) == (Outcome.SUCCEEDED, len(body), None)
+    assert (tmp_path / "large").read_bytes() == body
