@@ -12,14 +12,13 @@ import argparse
 import asyncio
 import json
 import shutil
-import sys
 import tempfile
 import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.parts import BODY, SyntheticSource, children, cpu_seconds, peak_mib, start_worker, table
+from benchmarks.parts import BODY, SyntheticSource, children, cpu_seconds, have, peak_mib, start_worker, table
 from export_service.devstack import aws, stack
 from export_service.settings import load
 from streams.topics import topics
@@ -46,8 +45,7 @@ def main() -> int:
     parser.add_argument("--sizes", default="1000,10000,100000,1000000")
     parser.add_argument("--folder", default="/dev/shm")
     options = parser.parse_args()
-    if shutil.which("nginx") is None:
-        print("missing: nginx. Debian: apt-get install nginx-light", file=sys.stderr)
+    if not have("nginx", packages="nginx-light"):
         return 1
     found = []
     for size in map(int, options.sizes.split(",")):
@@ -99,7 +97,7 @@ def measure(folder: Path, size: int) -> Figures:
             "fetch": fetcher,
             "broker": broker,
             "emulator": emulator,
-            "nginx": children(source.process.pid)[0],
+            "nginx": source.pid,
         }
         export(folder, running, "warm", 1000)
         before = {name: cpu_seconds(pid) for name, pid in pids.items()}

@@ -16,11 +16,11 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pycurl
 import uvloop
 
+from benchmarks.parts import cpu_seconds
 from connectors.curl import Curl, Response
 from export_service.devstack.processes import free_port
 from export_service.settings import Download
@@ -91,11 +91,11 @@ def start_nginx(folder: Path) -> tuple["subprocess.Popen[bytes]", str, str]:
 
 def measure(nginx: "subprocess.Popen[bytes]", url: str, status: str, files: int, mode: Mode) -> tuple[float, float, float, int]:
     """Files a second, microseconds of client and of server for each, connections."""
-    connections, server, client, started = accepted(status), seconds_of(nginx.pid), time.process_time(), time.monotonic()
+    connections, server, client, started = accepted(status), cpu_seconds(nginx.pid), time.process_time(), time.monotonic()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(fetch(url, files, mode))
     taken = time.monotonic() - started
-    client, server = time.process_time() - client, seconds_of(nginx.pid) - server
+    client, server = time.process_time() - client, cpu_seconds(nginx.pid) - server
     return files / taken, client / files * 1e6, server / files * 1e6, accepted(status) - connections - 1  # its own question is one
 
 
@@ -136,11 +136,6 @@ def accepted(status: str) -> int:
     """Connections since the start."""
     with urllib.request.urlopen(status) as answer:
         return int(answer.read().split()[7])
-
-
-def seconds_of(pid: int) -> float:
-    fields: list[Any] = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

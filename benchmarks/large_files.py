@@ -9,18 +9,13 @@ servers do. The folder has to hold the files twice. Needs nginx, curl and aria2c
 
 import argparse
 import os
-import shutil
-import statistics
 import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.small_files import Ours, check, start_nginx
+from benchmarks.parts import have, race, start_nginx, timed
+from benchmarks.small_files import Ours, check, served
 
-TOOLS = ("nginx", "curl", "aria2c")
 MIB = 1024 * 1024
 
 
@@ -32,8 +27,7 @@ def main() -> int:
     parser.add_argument("--rate", type=int, help="MiB a second of one connection; unset: as many as there are")
     parser.add_argument("--folder", help="where to work; /dev/shm takes a slow disk out of the comparison")
     options = parser.parse_args()
-    if absent := [tool for tool in TOOLS if shutil.which(tool) is None]:
-        print(f"missing: {', '.join(absent)}. Debian: apt-get install nginx-light curl aria2", file=sys.stderr)
+    if not have("nginx", "curl", "aria2c", packages="nginx-light curl aria2"):
         return 1
     with tempfile.TemporaryDirectory(prefix="export-benchmark-", dir=options.folder) as folder:
         return run(Path(folder), options.files, options.mib, options.rounds, options.rate)
@@ -47,33 +41,17 @@ def run(folder: Path, files: int, mib: int, rounds: int, rate: int | None) -> in
         with (source / name).open("wb") as file:
             for _ in range(mib):
                 file.write(os.urandom(MIB))
-    nginx, base = start_nginx(folder, source, f"limit_rate {rate}m;" if rate else "")
+    nginx, base = start_nginx(folder, served(source, f"limit_rate {rate}m;" if rate else ""))
     urls = [f"{base}/{name}" for name in names]
-    peers: dict[str, Callable[[Path], None]] = {
-        "curl --parallel": lambda out: curl(urls, out),
-        "aria2c -x16": lambda out: aria2(urls, out),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ("export-service", *peers)}
     ours = Ours(folder, base, names)
+    tools = {
+        "export-service": ours.export,
+        "curl --parallel": timed(lambda out: curl(urls, out)),
+        "aria2c -x16": timed(lambda out: aria2(urls, out)),
+    }
     try:
-        for number in range(rounds):
-            for name in seconds:
-                out = folder / "out"
-                shutil.rmtree(out, ignore_errors=True)
-                out.mkdir()
-                started = time.monotonic()
-                if name == "export-service":
-                    taken = ours.export(out)
-                else:
-                    peers[name](out)
-                    taken = time.monotonic() - started
-                check(source, out, names)
-                seconds[name].append(taken)
-                print(f"round {number + 1}: {name:<18} {files * mib / taken:>7,.0f} MiB/s  {taken:.2f} s", flush=True)
-        rates = {name: files * mib / statistics.median(taken) for name, taken in seconds.items()}
-        print(f"\nmedian of {rounds} rounds, {files} files of {mib} MiB" + (f", {rate} MiB/s a connection" if rate else ""))
-        for name, reached in rates.items():
-            print(f"  {name:<18} {reached:>7,.0f} MiB/s   export-service is {rates['export-service'] / reached:.2f} x of it")
+        print(f"{files} files of {mib} MiB" + (f", {rate} MiB/s a connection" if rate else ""))
+        race(folder / "out", tools, lambda out: check(source, out, names), rounds, files * mib, "MiB")
         for number, peak in enumerate(ours.peaks_mib()):
             print(f"  {'fetch process' if number else 'worker'}, memory, peak  {peak:>7,.0f} MiB")
     finally:

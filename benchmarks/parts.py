@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -15,25 +17,38 @@ BODY = b"x" * 100
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
+def have(*programs: str, packages: str) -> bool:
+    """Whether these are installed; else says which are not, and Debian's packages of all."""
+    if absent := [program for program in programs if shutil.which(program) is None]:
+        print(f"missing: {', '.join(absent)}. Debian: apt-get install {packages}", file=sys.stderr)
+    return not absent
+
+
+def start_nginx(folder: Path, server: str) -> tuple["subprocess.Popen[bytes]", str]:
+    """One that answers on loopback as `server`, a part of its configuration, says; and its base URL."""
+    port = processes.free_port()
+    config = folder / "nginx.conf"
+    config.write_text(f"""
+        daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log; worker_processes 1;
+        user {"root" if os.geteuid() == 0 else "nobody"};
+        events {{ worker_connections 1024; }}
+        http {{ access_log off; sendfile on; keepalive_requests 100000; client_body_temp_path {folder}/body;
+          server {{ listen 127.0.0.1:{port}; {server} }} }}
+    """)
+    child = subprocess.Popen(["nginx", "-c", str(config), "-p", str(folder)], stderr=subprocess.DEVNULL)
+    base = f"http://127.0.0.1:{port}"
+    wait(lambda: subprocess.run(["curl", "-sf", "-o", os.devnull, base + "/"], check=False).returncode == 0, 10, "nginx")
+    return child, base
+
+
 class SyntheticSource:
     """nginx that answers any path with BODY, and serves the manifests of its folder below /lists/."""
 
     def __init__(self, folder: Path) -> None:
-        port = processes.free_port()
-        self.base, self._lists = f"http://127.0.0.1:{port}", folder / "lists"
+        self._lists = folder / "lists"
         self._lists.mkdir(parents=True)
-        config = folder / "nginx.conf"
-        config.write_text(f"""
-            daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log; worker_processes 1;
-            user {"root" if os.geteuid() == 0 else "nobody"};
-            events {{ worker_connections 1024; }}
-            http {{ access_log off; sendfile on; keepalive_requests 100000; client_body_temp_path {folder}/body;
-              server {{ listen 127.0.0.1:{port};
-                location / {{ return 200 "{BODY.decode()}"; }}
-                location /lists/ {{ root {folder}; }} }} }}
-        """)
-        self.process = subprocess.Popen(["nginx", "-c", str(config), "-p", str(folder)], stderr=subprocess.DEVNULL)
-        wait(lambda: subprocess.run(["curl", "-sf", "-o", os.devnull, self.base], check=False).returncode == 0, 10, "nginx")
+        server = f'location / {{ return 200 "{BODY.decode()}"; }} location /lists/ {{ root {folder}; }}'
+        self.process, self.base = start_nginx(folder, server)
 
     def write_list(self, name: str, files: int) -> str:
         """A manifest of so many files, 1,000 a folder; its URL."""
@@ -95,6 +110,48 @@ def peak_mib(pid: int, *, reset: bool = False) -> float:
     if reset:
         Path(f"/proc/{pid}/clear_refs").write_text("5")
     return peak
+
+
+def timed(run: Callable[[Path], None]) -> Callable[[Path], float]:
+    def tool(out: Path) -> float:
+        started = time.monotonic()
+        run(out)
+        return time.monotonic() - started
+
+    return tool
+
+
+def race(
+    out: Path,
+    tools: Mapping[str, Callable[[Path], float]],
+    check: Callable[[Path], None],
+    rounds: int,
+    amount: int,
+    unit: str,
+    warm: int = 0,
+) -> None:
+    """Each tool in turn, in every round, into an empty folder `out`, which is checked; prints medians, and ratios to the first tool.
+
+    Args:
+        tools: each gives the seconds that it took.
+        amount: of `unit`s that each run moves.
+        warm: rounds before the first that counts.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in tools}
+    for number in range(1 - warm, rounds + 1):
+        for name, tool in tools.items():
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir()
+            taken = tool(out)
+            check(out)
+            if number > 0:
+                seconds[name].append(taken)
+            print(f"round {number}: {name:<22} {amount / taken:>7,.0f} {unit}/s  {taken:.2f} s", flush=True)
+    rates = {name: amount / statistics.median(taken) for name, taken in seconds.items()}
+    first = next(iter(rates))
+    print(f"\nmedian of {rounds} rounds")
+    for name, rate in rates.items():
+        print(f"  {name:<22} {rate:>7,.0f} {unit}/s   {first} is {rates[first] / rate:.2f} x of it")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

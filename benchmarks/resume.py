@@ -10,8 +10,6 @@ rest is taken. At the end each task must have come, and the digest of the list t
 import argparse
 import asyncio
 import json
-import shutil
-import sys
 import tempfile
 import time
 import uuid
@@ -19,7 +17,7 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from benchmarks.parts import SyntheticSource, start_worker
+from benchmarks.parts import SyntheticSource, have, start_worker
 from export_service.devstack import aws, stack
 from export_service.messages import DownloadDemand, JobPlanned, TaskBatch, job_events
 from export_service.settings import Settings, load
@@ -37,8 +35,7 @@ def main() -> int:
     parser.add_argument("--at", type=int, default=500_000, help="tasks that are handed out before the kill")
     parser.add_argument("--folder", default="/dev/shm")
     options = parser.parse_args()
-    if shutil.which("nginx") is None:
-        print("missing: nginx. Debian: apt-get install nginx-light", file=sys.stderr)
+    if not have("nginx", packages="nginx-light"):
         return 1
     with tempfile.TemporaryDirectory(prefix="export-resume-", dir=options.folder) as folder:
         source, running = SyntheticSource(Path(folder)), asyncio.run(stack.up(Path(folder) / "stack"))

@@ -10,8 +10,6 @@ With three brokers every topic has three copies, two of which must confirm. Each
 import argparse
 import asyncio
 import os
-import shutil
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.growth import export
-from benchmarks.parts import SyntheticSource, children, cpu_seconds, start_worker, table
+from benchmarks.parts import SyntheticSource, children, cpu_seconds, have, start_worker, table
 from export_service.devstack import aws, processes, stack
 from tests.chaos.brokers import Brokers
 
@@ -35,8 +33,7 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=10_000, help="of each of four jobs")
     parser.add_argument("--folder", default="/dev/shm")
     options = parser.parse_args()
-    if shutil.which("nginx") is None:
-        print("missing: nginx. Debian: apt-get install nginx-light", file=sys.stderr)
+    if not have("nginx", packages="nginx-light"):
         return 1
     rows: list[Row] = []
     for brokers in map(int, options.brokers.split(",")):

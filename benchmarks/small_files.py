@@ -13,19 +13,14 @@ import asyncio
 import filecmp
 import json
 import os
-import shutil
-import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
-from export_service.devstack import aws, processes, stack
-
-TOOLS = ("nginx", "aria2c", "rclone")
+from benchmarks.parts import children, have, peak_mib, race, start_nginx, start_worker, timed
+from export_service.devstack import aws, stack
 
 
 def main() -> int:
@@ -35,8 +30,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", help="where to work; /dev/shm takes a slow disk out of the comparison")
     options = parser.parse_args()
-    if absent := [tool for tool in TOOLS if shutil.which(tool) is None]:
-        print(f"missing: {', '.join(absent)}. Debian: apt-get install nginx-light aria2 rclone", file=sys.stderr)
+    if not have("nginx", "aria2c", "rclone", packages="nginx-light aria2 rclone"):
         return 1
     with tempfile.TemporaryDirectory(prefix="export-benchmark-", dir=options.folder) as folder:
         return run(Path(folder), options.files, options.size, options.rounds)
@@ -45,34 +39,16 @@ def main() -> int:
 def run(folder: Path, files: int, size: int, rounds: int) -> int:
     source = folder / "source"
     names = make_files(source, files, size)
-    nginx, base = start_nginx(folder, source)
-    peers: dict[str, Callable[[Path], None]] = {
-        "aria2c -j32": lambda out: aria2(folder, base, names, out),
-        "rclone --transfers 32": lambda out: rclone(folder, base, names, out),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ("export-service", *peers)}
+    nginx, base = start_nginx(folder, served(source))
     ours = Ours(folder, base, names)
+    tools = {
+        "export-service": ours.export,
+        "aria2c -j32": timed(lambda out: aria2(folder, base, names, out)),
+        "rclone --transfers 32": timed(lambda out: rclone(folder, base, names, out)),
+    }
     try:
-        for number in range(rounds + 1):
-            for name in seconds:
-                out = folder / "out"
-                shutil.rmtree(out, ignore_errors=True)
-                out.mkdir()
-                started = time.monotonic()
-                if name == "export-service":
-                    taken = ours.export(out)
-                else:
-                    peers[name](out)
-                    taken = time.monotonic() - started
-                check(source, out, names)
-                if number:  # the first round warms caches, and is not counted
-                    seconds[name].append(taken)
-                print(f"round {number}: {name:<22} {files / taken:>7,.0f} files/s  {taken:.2f} s", flush=True)
-        rates = {name: files / statistics.median(taken) for name, taken in seconds.items()}
-        print(f"\nmedian of {rounds} rounds, {files} files of {size} bytes")
-        for name, rate in rates.items():
-            ratio = rates["export-service"] / rate
-            print(f"  {name:<22} {rate:>7,.0f} files/s   export-service is {ratio:.2f} x of it")
+        print(f"{files} files of {size} bytes; the first round warms caches, and is not counted")
+        race(folder / "out", tools, lambda out: check(source, out, names), rounds, files, "files", warm=1)
         print(f"  worker memory, peak    {ours.peaks_mib()[0]:>7,.0f} MiB")
     finally:
         ours.close()
@@ -89,22 +65,9 @@ def make_files(source: Path, files: int, size: int) -> list[str]:
     return names
 
 
-def start_nginx(folder: Path, source: Path, more: str = "") -> tuple["subprocess.Popen[bytes]", str]:
-    port = processes.free_port()
-    config = folder / "nginx.conf"
-    config.write_text(f"""
-        daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log; worker_processes 1;
-        user {"root" if os.geteuid() == 0 else "nobody"};
-        events {{ worker_connections 1024; }}
-        http {{ access_log off; sendfile on; keepalive_requests 100000; client_body_temp_path {folder}/body;
-          server {{ listen 127.0.0.1:{port}; root {source}; autoindex on; {more} }} }}
-    """)
-    child = subprocess.Popen(["nginx", "-c", str(config), "-p", str(folder)], stderr=subprocess.DEVNULL)
-    base = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 10
-    while subprocess.run(["curl", "-sf", "-o", os.devnull, base + "/"], check=False).returncode and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return child, base
+def served(source: Path, more: str = "") -> str:
+    """For nginx: this folder, with its listings."""
+    return f"root {source}; autoindex on; {more}"
 
 
 def aria2(folder: Path, base: str, names: list[str], out: Path) -> None:
@@ -136,17 +99,11 @@ class Ours:
         self._clients = aws.Aws(self._stack.env["AWS_ENDPOINT"])
         lines = "".join(json.dumps({"url": f"{base}/{name}", "name": name}) + "\n" for name in names)
         self._clients.client("s3").put_object(Bucket=aws.BUCKET, Key="bench/manifest.jsonl", Body=lines.encode())
-        log = folder / "worker.log"
         env = self._stack.env | {
             "EXPORT_DESTINATION": (folder / "out").as_uri() + "/",
-            "EXPORT_LOG_FORMAT": "json",
             "EXPORT_TOPICS_TASK_PARTITIONS": "4",
         }
-        self._worker = processes.start([sys.executable, "-m", "export_service", "worker"], log, env)
-        while b'"Worker ready"' not in log.read_bytes():
-            if self._worker.poll() is not None:
-                raise SystemExit(f"the worker ended:\n{processes.tail(log)}")
-            time.sleep(0.05)
+        self._worker = start_worker(folder / "worker.log", env)
 
     def export(self, out: Path) -> float:
         """Seconds from StartExecution to SUCCEEDED, from the execution's own times."""
@@ -166,10 +123,7 @@ class Ours:
 
     def peaks_mib(self) -> list[float]:
         """Of the worker, then of its fetch processes; what they share counts in each."""
-        pid = self._worker.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        statuses = [Path(f"/proc/{each}/status").read_text().splitlines() for each in (pid, *children)]
-        return [int(line.split()[1]) / 1024 for lines in statuses for line in lines if line.startswith("VmHWM")]
+        return [peak_mib(pid) for pid in (self._worker.pid, *children(self._worker.pid))]
 
     def close(self) -> None:
         self._worker.terminate()

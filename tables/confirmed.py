@@ -19,7 +19,7 @@ from faust.types import TP
 from export_service.ports import Publisher
 from tables.rocksdb import ConfirmedStore, SharedOptions
 
-Write = tuple[int, bytes, bytes | None]
+Write = tuple[int, bytes, bytes]
 """Partition, key, value."""
 
 
@@ -46,6 +46,9 @@ class ConfirmedTable(faust.Table):  # type: ignore[type-arg]
 
     def on_key_set(self, key: bytes, value: bytes) -> None:  # noqa: ARG002  # Faust's signature
         raise TypeError("this table is written with `put`")
+
+    def on_key_del(self, key: bytes) -> None:
+        self.on_key_set(key, b"")  # Faust would send it by itself
 
     @cached_property
     def unsent(self) -> dict[bytes, Unsent]:

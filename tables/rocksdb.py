@@ -57,7 +57,7 @@ class _Unconfirmed:
     __slots__ = ("value", "writes")
 
     def __init__(self) -> None:
-        self.value: bytes | None = None
+        self.value = b""
         self.writes = 0
 
 
@@ -81,7 +81,7 @@ class ConfirmedStore(Store):
         """Which time this is that the partition is ours."""
         return self._closed[partition]
 
-    def confirmed(self, tp: TP, offset: int, key: bytes, value: bytes | None, opened: int) -> None:
+    def confirmed(self, tp: TP, offset: int, key: bytes, value: bytes, opened: int) -> None:
         """`opened`: as it was when the write was sent."""
         db, waiting = self._dbs.get(tp.partition), self._unconfirmed.get(tp.partition)
         if self.broken or db is None or waiting is None or key not in waiting or opened != self.opened(tp.partition):
@@ -89,10 +89,7 @@ class ConfirmedStore(Store):
         # A recovery since then may have read further.
         if offset > int(db.get(self.offset_key) or -1):
             batch = WriteBatch(raw_mode=True)
-            if value is None:
-                batch.delete(key)
-            else:
-                batch.put(key, value)
+            batch.put(key, value)
             batch.put(self.offset_key, str(offset).encode())
             db.write(batch)
         waiting[key].writes -= 1

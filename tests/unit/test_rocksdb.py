@@ -171,6 +171,8 @@ async def test_a_table_is_written_in_one_way(settings: Settings) -> None:
     iterating(0)
     with pytest.raises(TypeError, match="`put`"):
         here[b"a"] = b"1"
+    with pytest.raises(TypeError, match="`put`"):
+        del here[b"a"]
 
 
 async def test_a_flush_is_confirmed_when_all_before_it_is(settings: Settings) -> None:
