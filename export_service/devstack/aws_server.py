@@ -1,15 +1,57 @@
 """The AWS emulator's process: `python -m export_service.devstack.aws_server PORT [HOST]`. SQS, Step Functions, DynamoDB, S3 by moto.
 
-moto differs from AWS in four ways that a user would see; all are mended here, without touching what moto gets right:
+moto differs from AWS in six ways that a user would see; all are mended here, without touching what moto gets right:
 its SendTaskFailure loses the cause; a token that was used before, or whose execution has ended, is InvalidToken to it, where AWS says
 TaskTimedOut; so is the heartbeat of a state that has no HeartbeatSeconds, which AWS takes; and of a FIFO queue's messages that come
-again when their visibility timeout is over, it gives the last of a group first.
+again when their visibility timeout is over, it gives the last of a group first. It gives messages to a receive whose caller has gone
+while it waited, and then nobody has them until the visibility timeout is over. Two conditional writes at a time to DynamoDB may both go
+by what was there before either.
 """
 
+import functools
 import logging
+import socket
 import sys
 import threading
 from typing import Any
+
+
+def _write_one_at_a_time() -> None:
+    from moto.dynamodb.models import DynamoDBBackend
+
+    writing = threading.RLock()  # a batch and a transaction call the single writes
+
+    def alone(write: Any) -> Any:
+        @functools.wraps(write)
+        def written(*arguments: Any, **named: Any) -> Any:
+            with writing:
+                return write(*arguments, **named)
+
+        return written
+
+    for name in ("put_item", "update_item", "delete_item", "batch_write_item", "transact_write_items", "execute_transaction"):
+        setattr(DynamoDBBackend, name, alone(getattr(DynamoDBBackend, name)))
+
+
+def _give_nothing_to_who_has_gone() -> None:
+    from flask import request
+    from moto.sqs.models import Queue
+    from werkzeug.exceptions import ClientDisconnected
+
+    wait = Queue.wait_for_messages
+
+    def wait_for_messages(self: Any, timeout: int) -> None:
+        wait(self, timeout)
+        try:
+            gone = not request.environ["werkzeug.socket"].recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return  # alive, and says nothing
+        except OSError:
+            gone = True
+        if gone:
+            raise ClientDisconnected
+
+    Queue.wait_for_messages = wait_for_messages
 
 
 def _behave_like_aws() -> None:
@@ -92,6 +134,8 @@ def main(port: int, host: str = "127.0.0.1") -> None:
 
     # Without this, moto accepts an execution and never runs its states.
     default_user_config["stepfunctions"] = {"execute_state_machine": True}
+    _write_one_at_a_time()
+    _give_nothing_to_who_has_gone()
     _behave_like_aws()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     ThreadedMotoServer(ip_address=host, port=port, verbose=False).start()

@@ -163,15 +163,14 @@ async def test_items_are_as_documented_and_only_attempts_have_a_token(dynamo: Dy
 
 async def test_racing_snapshots_leave_the_newest(dynamo: Dynamo) -> None:
     versions = [3, 9, 1, 7, 9, 2, 8, 4]
-    await asyncio.gather(
-        *(
-            dynamo.tables[n % 2].put(JobSnapshot(job_id="j", attempt=1, version=v, status=JobStatus.RUNNING, updated_at=NOW))
-            for n, v in enumerate(versions)
-        )
-    )
-    found = await dynamo.tables[0].get("j")
-    assert found is not None
-    assert found.version == 9
+    jobs = [f"j{n}" for n in range(10)]
+
+    def snapshot(job: str, version: int) -> JobSnapshot:
+        return JobSnapshot(job_id=job, attempt=1, version=version, status=JobStatus.RUNNING, updated_at=NOW)
+
+    await asyncio.gather(*(dynamo.tables[n % 2].put(snapshot(job, v)) for job in jobs for n, v in enumerate(versions)))
+    found = [await dynamo.tables[0].get(job) for job in jobs]
+    assert [snapshot and snapshot.version for snapshot in found] == [9] * len(jobs)
 
 
 async def test_a_missing_table_is_a_sentence_with_the_setting(dynamo: Dynamo) -> None:

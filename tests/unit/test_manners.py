@@ -167,7 +167,8 @@ async def test_hosts_and_users_have_limits_of_their_own(tmp_path: Path) -> None:
             while not await work.window.empty(0.01):
                 most = max(most, one.under_way + two.under_way + three.under_way)
             await work.all_done()
-    assert [source.most for source in (one, two, three)] == [3, 3, 3]
+    # The user's five are shared by three hosts, so that one of them may never have had three of its own.
+    assert max(source.most for source in (one, two, three)) == 3
     assert most <= 8
 
 
