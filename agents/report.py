@@ -17,11 +17,11 @@ from pydantic_core import to_json
 
 from export_service.backoff import pauses
 from export_service.failures import TransferError
-from export_service.messages import JobCompleted, Outcome, Result, Results, ResultsRange
+from export_service.messages import JobCompleted, Outcome, ResultsRange, TaskResult, TaskResults
 from export_service.ports import Destinations
 from export_service.shards import SHARD_TASKS
 
-Events = Callable[[str, ResultsRange], AsyncIterator[Results]]
+Events = Callable[[str, ResultsRange], AsyncIterator[TaskResults]]
 """Reads the TaskResults of one job in a range of `results`, in offset order."""
 
 _ATTRIBUTES = ("index", "name", "url", "outcome", "bytes", "sha256", "attempts", "duration_ms", "error", "message")
@@ -69,7 +69,7 @@ class Reporter:
         for _, (_, line) in sorted(lines.items()):
             yield line
 
-    async def _results(self, completed: JobCompleted) -> AsyncIterator[Result]:
+    async def _results(self, completed: JobCompleted) -> AsyncIterator[TaskResult]:
         """Of the plan and run that ended."""
         async for event in self._events(completed.snapshot.job_id, completed.events):
             if event.attempt < completed.plan:
@@ -80,7 +80,7 @@ class Reporter:
                     yield result
 
 
-async def _counting(results: Callable[[], AsyncIterator[Result]]) -> AsyncIterator[Result]:
+async def _counting(results: Callable[[], AsyncIterator[TaskResult]]) -> AsyncIterator[TaskResult]:
     """Of each task the first with the outcome that counts. Reads them twice."""
     best: dict[int, bytearray] = {}
     async for result in results():
@@ -113,7 +113,7 @@ def _header(form: str) -> bytes:
     return (",".join(FIELDS) + "\r\n").encode() if form == "csv" else b""
 
 
-def _line(result: Result, form: str) -> bytes:
+def _line(result: TaskResult, form: str) -> bytes:
     fields = {name: value for name, value in zip(FIELDS, _values(result), strict=True) if value is not None}
     if form == "jsonl":
         return to_json(fields) + b"\n"

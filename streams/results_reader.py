@@ -6,12 +6,12 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
-from export_service.messages import QuickResults, Results, ResultsRange, TaskResults, read_event
+from export_service.messages import ResultsRange, TaskResults, Unreadable, read_event
 from export_service.settings import Settings
 from streams.kafka_client import connection, unreachable
 
 
-async def read_results(settings: Settings, topic: str, job_id: str, events: ResultsRange) -> AsyncIterator[Results]:
+async def read_results(settings: Settings, topic: str, job_id: str, events: ResultsRange) -> AsyncIterator[TaskResults]:
     """The job's TaskResults from the first to the last offset of `events`, both included. Raises Unavailable."""
     consumer = AIOKafkaConsumer(**connection(settings), enable_auto_commit=False, auto_offset_reset="earliest")
     key = job_id.encode()
@@ -35,10 +35,10 @@ async def read_results(settings: Settings, topic: str, job_id: str, events: Resu
         await consumer.stop()
 
 
-def _results(value: bytes | None) -> Results | None:
+def _results(value: bytes | None) -> TaskResults | None:
     """None for other events, and for a record that is none, which the tally has put among the dead letters."""
     try:
         event = read_event(value or b"")
-    except ValidationError:
+    except (ValidationError, Unreadable):
         return None
-    return event if isinstance(event, TaskResults | QuickResults) else None
+    return event if isinstance(event, TaskResults) else None
