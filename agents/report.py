@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
+import msgspec
 from pydantic.alias_generators import to_camel
-from pydantic_core import to_json
 
 from export_service.backoff import pauses
 from export_service.failures import TransferError
@@ -26,6 +26,7 @@ Events = Callable[[str, ResultsRange], AsyncIterator[TaskResults]]
 
 _ATTRIBUTES = ("index", "name", "url", "outcome", "bytes", "sha256", "attempts", "duration_ms", "error", "message")
 FIELDS = tuple(map(to_camel, _ATTRIBUTES))
+_encode = msgspec.json.Encoder().encode
 _values = operator.attrgetter(*_ATTRIBUTES)
 _IN_MEMORY = 50_000
 """Lines of a report that are kept in memory and sorted by index (some 25 MB). Of a larger job the topic is read twice, and its report is
@@ -114,9 +115,9 @@ def _header(form: str) -> bytes:
 
 
 def _line(result: TaskResult, form: str) -> bytes:
-    fields = {name: value for name, value in zip(FIELDS, _values(result), strict=True) if value is not None}
     if form == "jsonl":
-        return to_json(fields) + b"\n"
+        fields = {name: value for name, value in zip(FIELDS, _values(result), strict=True) if value is not None}
+        return _encode(fields) + b"\n"
     row = io.StringIO()
-    csv.writer(row).writerow([fields.get(name, "") for name in FIELDS])
+    csv.writer(row).writerow(["" if value is None else value for value in _values(result)])
     return row.getvalue().encode()
