@@ -142,34 +142,34 @@ class S3Client:
 
     async def head_object(self, what: Object) -> Answer:
         """With the checksums that S3 keeps."""
-        return await self._call("HEAD", what, {"x-amz-checksum-mode": "ENABLED"})
+        return await self._ask("HEAD", what, {"x-amz-checksum-mode": "ENABLED"})
 
     async def put_object(self, what: Object, body: bytes, headers: Mapping[str, str], payload: str) -> Answer:
-        return await self._call("PUT", what, headers, body=body, payload=payload)
+        return await self._ask("PUT", what, headers, body=body, payload=payload)
 
     async def copy_object(self, what: Object, headers: Mapping[str, str]) -> Answer:
-        return await self._call("PUT", what, headers, body=b"", patient=True)
+        return await self._ask("PUT", what, headers, body=b"", patient=True)
 
     async def create_multipart_upload(self, what: Object, headers: Mapping[str, str]) -> str:
-        answer = await self._call("POST", what, headers, {"uploads": ""}, b"")
+        answer = await self._ask("POST", what, headers, {"uploads": ""}, b"")
         return answer.fields["UploadId"]
 
     async def upload_part(self, what: Object, upload: str, number: int, body: bytes, headers: Mapping[str, str]) -> Answer:
-        return await self._call("PUT", what, headers, {"partNumber": number, "uploadId": upload}, body, payload=UNSIGNED)
+        return await self._ask("PUT", what, headers, {"partNumber": number, "uploadId": upload}, body, payload=UNSIGNED)
 
     async def upload_part_copy(self, what: Object, upload: str, number: int, headers: Mapping[str, str]) -> Answer:
-        return await self._call("PUT", what, headers, {"partNumber": number, "uploadId": upload}, b"", patient=True)
+        return await self._ask("PUT", what, headers, {"partNumber": number, "uploadId": upload}, b"", patient=True)
 
     async def complete_multipart_upload(self, what: Object, upload: str, parts: Sequence[Mapping[str, str]]) -> Answer:
         """`parts`: in order, elements of each by name."""
         listed = "".join(f"<Part>{''.join(f'<{name}>{text}</{name}>' for name, text in part.items())}</Part>" for part in parts)
         body = f'<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{listed}</CompleteMultipartUpload>'
-        return await self._call("POST", what, {}, {"uploadId": upload}, body.encode(), payload=UNSIGNED, patient=True)
+        return await self._ask("POST", what, {}, {"uploadId": upload}, body.encode(), payload=UNSIGNED, patient=True)
 
     async def abort_multipart_upload(self, what: Object, upload: str) -> None:
-        await self._call("DELETE", what, {}, {"uploadId": upload})
+        await self._ask("DELETE", what, {}, {"uploadId": upload})
 
-    async def _call(
+    async def _ask(
         self,
         method: str,
         what: Object,

@@ -129,6 +129,12 @@ class Download(Group):
         return parse_prefixes(value) if isinstance(value, str) else value
 
 
+class Sweep(Group):
+    after_hours: Annotated[
+        float, Field(gt=0, description="`sweep` takes what nobody has written to for so long for a dead worker's")
+    ] = 24
+
+
 class Tally(Group):
     store: Annotated[
         str, Field(pattern=r"^(memory|rocksdb)://", description="where the tables are kept: memory://, or rocksdb:// in state_dir")
@@ -222,6 +228,7 @@ class Settings(BaseSettings):
     table: Table = Table()
     plan: Plan = Plan()
     download: Download = Download()
+    sweep: Sweep = Sweep()
     tally: Tally = Tally()
     callback: Callback = Callback()
     watch: Watch = Watch()
