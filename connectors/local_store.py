@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from connectors.part_file import PartFile, give_name, open_part, remove
 from export_service.failures import TransferError
+from export_service.ports import Digest
 
 _BUFFER = 1024 * 1024
 """Bytes that are gathered before a write. Most files are smaller and are created, written and renamed by one call."""
@@ -153,7 +154,10 @@ class LocalFolder:
     def uri(self, name: str) -> str:
         return (self._root / name).absolute().as_uri()
 
-    def create(self, name: str, size: int | None = None) -> "_LocalFile":  # noqa: ARG002
+    def copies(self, url: str) -> bool:  # noqa: ARG002
+        return False
+
+    def create(self, name: str, size: int | None = None, digest: Digest | None = None) -> "_LocalFile":  # noqa: ARG002
         folder, _, last = name.rpartition("/")
         path = self._folder(folder)
         return _LocalFile(name, path, last, self._pool, self._pace, self._unnamed)
