@@ -56,7 +56,7 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     server, fatal = S3Server(), list[BaseException]()
     async with AsyncExitStack() as stack:
         endpoint = await stack.enter_async_context(server.serving())
-        limits = {"attempts": 3, "timeout_seconds": 20, "upload_mib": 24, "allowed_networks": ""}
+        limits = {"attempts": 3, "timeout_seconds": 20, "upload_mib": 24, "allowed_networks": "127.0.0.1"}
         settings = load(aws={"endpoint": endpoint, "region": REGION}, download=limits)
         lane = await open_lane(settings, stack, fatal.append)
         yield Bench(server, lane, tmp_path)
@@ -293,6 +293,33 @@ async def test_a_large_object_that_is_not_what_was_asked_for_gets_no_name(bench:
     assert (await bench.run("s3://source/f", sha256="0" * 64)).error == "ChecksumMismatch"
     assert "target/p/f" not in bench.server.objects
     assert not bench.server.uploads
+
+
+@pytest.mark.parametrize("spans", [True, False])
+async def test_a_large_file_from_http_is_read_in_parts_if_it_can_be(bench: Bench, spans: bool) -> None:
+    body, asked = os.urandom(20 * MIB), list[str]()
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.headers.get("Range", "all"))
+        headers = {"ETag": '"1"', "Accept-Ranges": "bytes"}
+        if not spans or "Range" not in request.headers:
+            return web.Response(body=body, headers=headers)
+        first, last = map(int, asked[-1].removeprefix("bytes=").split("-"))
+        headers["Content-Range"] = f"bytes {first}-{last}/{len(body)}"
+        return web.Response(status=206, body=body[first : last + 1], headers=headers)
+
+    app = web.Application()
+    app.router.add_get("/f", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        result = await bench.run(f"http://127.0.0.1:{runner.addresses[0][1]}/f")
+    finally:
+        await runner.cleanup()
+    assert (result.outcome, result.sha256, result.attempts) == (Outcome.SUCCEEDED, sha256(body), 1 if spans else 2)
+    assert bench.here == body
+    assert asked.count("all") == (1 if spans else 2), "a source that lies about its parts is read whole"
 
 
 def once_for_a_span(act: Any, bench: Bench) -> Any:
