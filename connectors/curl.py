@@ -1,13 +1,12 @@
 """libcurl's transfers in an asyncio loop: `async with Curl(...) as curl`, then `curl.start(url)`.
 
 libcurl, because small files come three times as fast as through a client in Python (measured: docs/decisions/0007).
-Its sockets are watched by a selector of its own, and the loop watches that selector: one wake-up serves every socket that is ready.
+Its sockets are watched as one (`watched`): one wake-up of the loop serves every socket that is ready.
 """
 
 import asyncio
 import os
 import re
-import selectors
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from urllib.parse import quote
 import certifi
 import pycurl
 
+from connectors.watched import watched
 from export_service import __version__
 from export_service.addresses import may_connect
 from export_service.bandwidth import Bandwidth
@@ -266,7 +266,7 @@ class Curl:
 
     def __init__(self, settings: Download, bandwidth: Bandwidth | None = None, *, anywhere: bool = False) -> None:
         self._settings, self.bandwidth, self.anywhere = settings, bandwidth or Bandwidth(), anywhere
-        self._selector = selectors.DefaultSelector()
+        self._sockets = watched()
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, settings.concurrency)
         self._multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, _STREAMS)
@@ -274,7 +274,6 @@ class Curl:
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._watched: set[int] = set()
         self._running: dict[pycurl.Curl, Response] = {}
         self._idle: list[Response] = []
         self.sharing: set[str] = set()
@@ -283,11 +282,11 @@ class Curl:
 
     async def __aenter__(self) -> "Curl":
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._selector, self._ready)
+        self._loop.add_reader(self._sockets, self._ready)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._loop.remove_reader(self._selector)
+        self._loop.remove_reader(self._sockets)
         for response in list(self._running.values()):
             self.release(response)
         for response in self._idle:
@@ -295,7 +294,7 @@ class Curl:
         self._multi.close()
         if self._timer is not None:
             self._timer.cancel()
-        self._selector.close()
+        self._sockets.close()
 
     def start(self, url: str, seconds: float = 0, request: Request | None = None) -> Response:
         """GET `url`, or do what the request says, in at most `seconds` (0: for as long as bytes come)."""
@@ -318,15 +317,9 @@ class Curl:
 
     def _watch(self, event: int, fd: int, _multi: object, _data: object) -> None:
         if event == pycurl.POLL_REMOVE:
-            if fd in self._watched:
-                self._watched.discard(fd)
-                self._selector.unregister(fd)
-        elif fd in self._watched:
-            # The constants of libcurl and of selectors are the same: 1 to read, 2 to write.
-            self._selector.modify(fd, event)
+            self._sockets.let_go(fd)
         else:
-            self._watched.add(fd)
-            self._selector.register(fd, event)
+            self._sockets.watch(fd, event)
 
     def _set_timer(self, milliseconds: int) -> None:
         """libcurl asks at every start and end of a transfer. A timer that goes off too early does no harm: it will ask again."""
@@ -345,8 +338,8 @@ class Curl:
         self._collect()
 
     def _ready(self) -> None:
-        for key, events in self._selector.select(0):
-            self._multi.socket_action(key.fd, events)
+        for fd, events in self._sockets.ready():
+            self._multi.socket_action(fd, events)
         self._collect()
 
     def _collect(self) -> None:

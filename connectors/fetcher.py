@@ -24,6 +24,9 @@ from export_service.messages import Task, TaskResult
 from export_service.settings import Settings
 from export_service.transfer import Busy, Limits, Stop, Transfers, TransferTasks
 
+_PATIENCE = 0.001
+"""Seconds that an outcome may wait for others."""
+
 
 async def fetch(end: socket.socket, settings: Settings) -> int:
     """Until the other end closes. The exit code."""
@@ -67,7 +70,7 @@ async def fetch(end: socket.socket, settings: Settings) -> int:
             running.clear()
             frames.send(None)
 
-        frames = Frames(received, lambda error: fatal(error) if error else end_with(0))
+        frames = Frames(received, lambda error: fatal(error) if error else end_with(0), _PATIENCE)
         await frames.connect(end)
         code = await ended
         await lane.stop()

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
@@ -52,10 +53,15 @@ class Pace:
 
 
 class _LocalSink:
-    def __init__(self, folder: str, part: str, pool: Executor, pace: Pace, unnamed: bool) -> None:
-        self._folder, self._part, self._pool, self._pace, self._unnamed = folder, part, pool, pace, unnamed
+    def __init__(self, folder: str, pool: Executor, pace: Pace, unnamed: bool) -> None:
+        self._folder, self._pool, self._pace, self._unnamed = folder, pool, pace, unnamed
         self._fd: int | None = None
         self._waiting: bytes | bytearray = bytearray()
+
+    @cached_property
+    def _part(self) -> str:
+        """Random, because two workers may write the same file after a rebalance; it is shorter than any limit."""
+        return f"{self._folder}/.{os.urandom(8).hex()}.part"
 
     async def write(self, chunk: bytes) -> None:
         self._waiting += chunk
@@ -113,7 +119,8 @@ class _LocalSink:
 
     def remove(self) -> None:
         self._close()
-        remove(self._part)
+        if "_part" in self.__dict__:
+            remove(self._part)
 
     def _close(self) -> None:
         if self._fd is not None:
@@ -189,8 +196,7 @@ class _LocalFile:
 
     def __init__(self, name: str, folder: str, last: str, pool: Executor, pace: Pace, unnamed: bool) -> None:
         self._name, self._final = name, f"{folder}/{last}"
-        # Random, because two workers may write the same file after a rebalance; the hidden name is shorter than any limit.
-        self._sink = _LocalSink(folder, f"{folder}/.{os.urandom(8).hex()}.part", pool, pace, unnamed)
+        self._sink = _LocalSink(folder, pool, pace, unnamed)
 
     def put(self, content: bytes) -> None:
         try:
