@@ -1,0 +1,147 @@
+"""What a person does by hand, with workers running: dead letters, SQS's own dead-letter queue, jobs that failed, a rewind."""
+
+import asyncio
+import io
+import json
+import os
+import sys
+import uuid
+from contextlib import redirect_stderr, redirect_stdout
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from export_service.cli import main
+from export_service.messages import ExportRequested, FileSpec, JobInfo
+from tests.e2e.conftest import World
+from tests.kafka import records
+
+pytestmark = pytest.mark.e2e
+
+
+class Ended(NamedTuple):
+    code: int
+    stdout: str
+    stderr: str
+
+
+def cli(world: World, *arguments: str, **env: str) -> Ended:
+    """A command, in this process: a start of Python for each takes a second."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err), Path(os.devnull).open() as nothing:
+        for name, value in (world.env | {"EXPORT_WORKER_STATE_DIR": str(world.folder / "state-0")} | env).items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", ["export-service", *arguments])
+        patch.setattr(sys, "stdin", nothing)
+        try:
+            main.run()
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def did(world: World, *arguments: str, **env: str) -> Any:
+    """The JSON of a command that goes well."""
+    ended = cli(world, *arguments, "--json", **env)
+    assert ended.code == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+def refused(world: World, *arguments: str) -> str:
+    """The sentence of a command that does not."""
+    ended = cli(world, *arguments)
+    assert (ended.code, "Traceback" in ended.stderr) == (1, False), ended.stderr
+    return ended.stderr
+
+
+def put(world: World, topic: str, key: str, value: bytes, headers: list[tuple[str, bytes]]) -> None:
+    async def send() -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=world.env["EXPORT_KAFKA_BOOTSTRAP_SERVERS"])
+        await producer.start()
+        await producer.send_and_wait(world.env["EXPORT_TOPICS_PREFIX"] + topic, value, key=key.encode(), headers=headers)
+        await producer.stop()
+
+    asyncio.run(send())
+
+
+def on(world: World, topic: str) -> list[Any]:
+    prefix, servers = world.env["EXPORT_TOPICS_PREFIX"], world.env["EXPORT_KAFKA_BOOTSTRAP_SERVERS"]
+    return asyncio.run(records(servers, prefix + topic))
+
+
+def request(world: World, job: str) -> ExportRequested:
+    where = f"{(world.folder / 'out').as_uri()}/{job}/"
+    info = JobInfo(job_id=job, export_id="e", user_id="u", requested_at=datetime.now(UTC), destination=where)
+    return ExportRequested(job=info, files=(FileSpec(url=f"{world.files.base}/a", name="a"),))
+
+
+def test_dead_letters_are_mended_and_sent_once_or_put_away(world: World) -> None:
+    world.worker()
+    job = str(uuid.uuid4())
+    broken = json.loads(request(world, job).to_bytes())
+    del broken["job"]["userId"]
+    put(world, "requests", job, json.dumps(broken).encode(), [("trace", b"1")])
+    put(world, "results", job, b"garbage", [])
+    body = {"jobId": str(uuid.uuid4()), "userId": "u", "taskToken": "canary-" * 9, "files": [{"url": f"{world.files.base}/b"}]}
+    world.send(body)
+    world.until(lambda: len(did(world, "dead-letters", "list")) == 3, "all are dead letters", every=0.5)
+    by_topic = {each["source"].partition(":")[0].rpartition(".")[2]: each for each in did(world, "dead-letters", "list")}
+    letter = by_topic["requests"]["id"]
+    assert "userId" in by_topic["requests"]["reason"]
+    assert "canary" not in cli(world, "dead-letters", "show", *(each["id"] for each in by_topic.values())).stdout
+
+    assert "still cannot take it" in refused(world, "dead-letters", "redrive", letter, "--yes")
+    mended = ("dead-letters", "redrive", letter, "--set", "job.userId=user-2")
+    assert "nobody is there to be asked" in refused(world, *mended)
+    assert did(world, *mended, "--dry-run")["sent"] == []
+    assert len(on(world, "requests")) == 1
+    assert len(did(world, *mended, "--yes", "--why", "a slip")["sent"]) == 1
+    assert world.ended(job)["status"] == "COMPLETED"
+    (_, again) = on(world, "requests")
+    assert (again.key.decode(), again.headers) == (job, (("trace", b"1"),))
+    assert json.loads(again.value) == broken | {"job": broken["job"] | {"userId": "user-2"}}
+    assert "was redriven" in refused(world, *mended, "--yes")
+
+    editor = """sed -i s/userId/exportId\\":\\"e\\",\\"userId/"""
+    edited = did(world, "dead-letters", "redrive", "--edit", "--yes", by_topic["sqs"]["id"], EDITOR=editor)
+    assert edited["planned"][0]["notes"] == ["without its task token, which no topic keeps: nobody is told", "edited"]
+    assert world.ended(str(body["jobId"]))["status"] == "COMPLETED"
+
+    noise = by_topic["results"]["id"]
+    assert did(world, "dead-letters", "discard", "--topic", "results", "--yes", "--why", "noise")["discarded"] == [noise]
+    assert "is discarded already" in refused(world, "dead-letters", "discard", noise, "--yes")
+    assert "is not on" in refused(world, "dead-letters", "show", "0:999")
+    assert did(world, "dead-letters", "list") == []
+    states = {each["id"]: each["state"] for each in did(world, "dead-letters", "list", "--state", "all")}
+    assert sorted(states.values()) == ["discarded", "redriven", "redriven"]
+    actions = [json.loads(record.value) for record in on(world, "operations")]
+    assert [(each["action"], each["stage"]) for each in actions] == [
+        *[("redrive", "begun"), ("redrive", "done")] * 2,
+        ("discard", "done"),
+    ]
+    assert actions[1]["why"] == "a slip"
+    assert "@" in actions[1]["who"]
+
+
+def test_sqs_own_dead_letter_queue_goes_back(world: World) -> None:
+    dead = world.sqs.create_queue(QueueName=f"{world.queue.rpartition('/')[2]}-dlq")["QueueUrl"]
+    assert "has no redrive policy" in refused(world, "dead-letters", "redrive", "--sqs", "--yes")
+    arn = world.sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 20})
+    world.sqs.set_queue_attributes(QueueUrl=world.queue, Attributes={"RedrivePolicy": policy})
+    assert "has nothing to move" in refused(world, "dead-letters", "redrive", "--sqs", "--yes")
+    jobs = [str(uuid.uuid4()) for _ in range(12)]
+    for job in jobs:
+        body = {"jobId": job, "exportId": "e", "userId": "u", "files": [{"url": f"{world.files.base}/a"}]}
+        world.sqs.send_message(QueueUrl=dead, MessageBody=json.dumps(body))
+    assert did(world, "dead-letters", "redrive", "--sqs", "--dry-run") == {"waiting": 12, "moved": 0, "bySqs": False}
+    # moto has no StartMessageMoveTask: this is receive, send, delete.
+    assert did(world, "dead-letters", "redrive", "--sqs", "--yes") == {"waiting": 12, "moved": 12, "bySqs": False}
+    received: dict[str, str] = {}
+    while messages := world.sqs.receive_message(QueueUrl=world.queue, MaxNumberOfMessages=10).get("Messages"):
+        received |= {json.loads(message["Body"])["jobId"]: message["MessageId"] for message in messages}
+    assert received.keys() == set(jobs)
+    assert "Messages" not in world.sqs.receive_message(QueueUrl=dead)
