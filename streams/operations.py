@@ -55,12 +55,15 @@ async def publish(publisher: Publisher, settings: Settings, actions: Sequence[Op
         await sent
 
 
+async def ready(settings: Settings) -> None:
+    """Raises Unavailable; SettingsError if the topic is missing and may not be created."""
+    await declare(settings, [topics(settings).operations], create=settings.topics.declare)
+
+
 async def read_actions(settings: Settings) -> list[OperatorAction]:
-    """In their order. Raises Unavailable; SettingsError if the topic is missing and may not be created."""
-    spec = topics(settings).operations
-    if await declare(settings, [spec], create=settings.topics.declare):
-        return []
-    actions = []
+    """In their order. Raises as `ready`."""
+    await ready(settings)
+    spec, actions = topics(settings).operations, []
     async with reader(settings) as consumer:
         async for record in read(consumer, spec.name, range(spec.partitions)):
             try:

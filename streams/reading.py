@@ -1,13 +1,14 @@
 """Reads a topic from the outside, beside its consumers and without any group."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
+from aiokafka.partitioner import DefaultPartitioner
 
 from export_service.settings import Settings
 from streams.kafka_client import connection, unreachable
@@ -16,7 +17,13 @@ from streams.kafka_client import connection, unreachable
 @asynccontextmanager
 async def reader(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
     """A consumer of no group. What Kafka refuses inside becomes Unavailable."""
-    consumer = AIOKafkaConsumer(**connection(settings), enable_auto_commit=False, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(
+        **connection(settings),
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        # A fetch at the end of one topic is still waiting when the next is to be read, on the same connection.
+        fetch_max_wait_ms=20,
+    )
     try:
         await consumer.start()
         await asyncio.sleep(0)  # what it has started cannot be stopped before it has begun
@@ -25,6 +32,12 @@ async def reader(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         raise unreachable(settings, error) from None
     finally:
         await consumer.stop()
+
+
+def partition_of(settings: Settings, job_id: str) -> int:
+    """Of every topic that is kept by job, and of the tally's tables: the producer chooses it by the key."""
+    numbers = list(range(settings.topics.partitions))
+    return int(DefaultPartitioner()(job_id.encode(), numbers, numbers))
 
 
 async def read(
@@ -36,15 +49,27 @@ async def read(
         since: from the first record with this timestamp or a later one.
     """
     places = [TopicPartition(topic, number) for number in partitions]
-    ends = await consumer.end_offsets(places)
-    begins = await consumer.beginning_offsets(places)
+    ends, begins = await consumer.end_offsets(places), await consumer.beginning_offsets(places)
     if since is not None:
         found = await consumer.offsets_for_times(dict.fromkeys(places, round(since.timestamp() * 1000)))
         begins = {place: at.offset if (at := found[place]) else ends[place] for place in places}
-    consumer.assign(places)
-    for place, offset in begins.items():
-        consumer.seek(place, offset)
-    while left := [place for place in places if await consumer.position(place) < ends[place]]:
+    async for record in read_spans(consumer, topic, {place.partition: (begins[place], ends[place]) for place in places}):
+        yield record
+
+
+async def read_spans(consumer: AIOKafkaConsumer, topic: str, spans: Mapping[int, tuple[int, int]]) -> AsyncIterator[Any]:
+    """What is there of each partition, in order.
+
+    Args:
+        spans: partition -> first offset, which must not be below the partition's first, and the one after the last.
+    """
+    ends = {TopicPartition(topic, number): stop for number, (first, stop) in spans.items() if first < stop}
+    if not ends:
+        return  # a consumer that is assigned nothing cannot be stopped any more
+    consumer.assign(list(ends))
+    for place in ends:
+        consumer.seek(place, spans[place.partition][0])
+    while left := [place for place in ends if await consumer.position(place) < ends[place]]:
         for place, records in (await consumer.getmany(*left, timeout_ms=1000)).items():
             for record in records:
                 if record.offset < ends[place]:

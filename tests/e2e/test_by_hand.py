@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import sys
 import uuid
 from contextlib import redirect_stderr, redirect_stdout
@@ -16,7 +17,9 @@ from aiokafka import AIOKafkaProducer
 
 from export_service.cli import main
 from export_service.messages import ExportRequested, FileSpec, JobInfo
+from tests.chaos.judging import judge
 from tests.e2e.conftest import World
+from tests.e2e.test_executions import expect_files, names
 from tests.kafka import records
 
 pytestmark = pytest.mark.e2e
@@ -145,3 +148,58 @@ def test_sqs_own_dead_letter_queue_goes_back(world: World) -> None:
         received |= {json.loads(message["Body"])["jobId"]: message["MessageId"] for message in messages}
     assert received.keys() == set(jobs)
     assert "Messages" not in world.sqs.receive_message(QueueUrl=dead)
+
+
+def downloads(world: World) -> int:
+    return sum(world.files.requests.values())
+
+
+def test_what_failed_runs_again_and_a_new_token_is_answered(world: World) -> None:
+    wanted = names(40)
+    world.catalog("by-hand", wanted)
+    world.files.missing = {f"/{wanted[7]}", f"/{wanted[20]}"}
+    world.worker()
+    first, job = world.execute("by-hand")
+    signed = str(uuid.uuid4())
+    old = [{"url": f"{world.files.base}/{name}?sig=canary-old", "name": name} for name in wanted[7:9]]
+    world.send({"jobId": signed, "exportId": "e", "userId": "user-2", "files": old})
+    assert "JobCompletedWithFailures" in world.finished(first)["output"]
+    assert world.ended(signed)["failedTasks"] == "1"
+    assert downloads(world) == 42
+    assert "is not known" in refused(world, "redrive", str(uuid.uuid4()), "--yes")
+    assert "no job has failed like that" in refused(world, "redrive", "--error", "Timeout", "--yes")
+
+    host = world.files.base.removeprefix("http://")
+    by_user = did(world, "redrive", "--user", "user-2", "--error", "HttpNotFound", "--host", host, "--dry-run")
+    failures = [{"error": "HttpNotFound", "host": host, "tasks": 1}]
+    assert [(each["jobId"], each["run"], each["failed"]) for each in by_user["planned"]] == [(signed, 1, failures)]
+    assert {each["jobId"] for each in did(world, "redrive", "--failed-since", "1h", "--dry-run")["planned"]} == {job, signed}
+    assert downloads(world) == 42
+
+    # Its URLs again, with another signature; of another list nothing is changed.
+    renewed = world.folder / "renewed.jsonl"
+    renewed.write_text(json.dumps({"url": f"{world.files.base}/other?sig=canary-new", "name": wanted[7]}))
+    assert "is another list of files" in refused(world, "redrive", signed, "--manifest", str(renewed), "--yes")
+    renewed.write_text(json.dumps({"url": f"{world.files.base}/{wanted[7]}?sig=canary-new", "name": wanted[7]}))
+    world.files.missing = {f"/{wanted[20]}"}
+    assert did(world, "redrive", signed, "--manifest", str(renewed), "--yes")["redriven"] == [{"jobId": signed, "attempt": 2}]
+    world.until(lambda: world.snapshot(signed).get("status") == "COMPLETED", "the new signature is used")
+    assert world.files.requests[f"/{wanted[7]}?sig=canary-new"] == 1
+
+    # By hand with nobody who waits; then, while that runs, Step Functions asks again: its token is the one that is answered.
+    world.files.missing, world.files.held = set(), {f"/{wanted[20]}"}
+    world.files.gate.clear()
+    assert did(world, "redrive", job, "--yes", "--why", "the source is back")["redriven"] == [{"jobId": job, "attempt": 2}]
+    world.until(lambda: world.files.requests[f"/{wanted[20]}"] == 2, "it runs")
+    assert re.search("still runs|was asked for again", refused(world, "redrive", job, "--yes"))
+    second, _ = world.execute("by-hand", job)
+    world.until(lambda: str(world.attempt(job, 3).get("published")) == "True", "its request was taken")
+    world.files.gate.set()
+    output = json.loads(world.finished(second)["output"])["export"]
+    assert output.items() >= {"status": "COMPLETED", "completedTasks": 40, "failedTasks": 0}.items()
+    assert downloads(world) == 42 + 1 + 2, "successes are kept"
+    third, _ = world.execute("by-hand", job)
+    assert json.loads(world.finished(third)["output"])["export"] == output, "after its end it is answered at once"
+    assert "has succeeded" in refused(world, "redrive", job, "--yes")
+    expect_files(world, job, wanted)
+    judge(world, wanted, [job, signed], [first, second, third])
