@@ -82,9 +82,9 @@ def tally(
 
 
 def _snapshot_due(before: JobState | None, step: Step, record: Incoming, every: timedelta) -> bool:
-    """At the end, and whenever the status changes; else at most once per `every` of record time, so that a replay sends the same ones."""
+    """At the end, and whenever status or attempt change; else at most once per `every` of record time, so that a replay sends the same."""
     last = step.state.snapshot_at
-    if step.completes or before is None or before.status is not step.state.status:
+    if step.completes or before is None or (before.status, before.attempt) != (step.state.status, step.state.attempt):
         return step.completes or step.changed
     return step.changed and (last is None or record.timestamp - last >= every)
 

@@ -42,7 +42,7 @@ def _main(
 
 
 def _register() -> None:
-    from export_service.cli import config, dead_letters, demo, dev, jobs, limits, redrive, topics, verify, worker
+    from export_service.cli import config, dead_letters, demo, dev, jobs, limits, redrive, rewind, topics, verify, worker
 
     app.command("demo")(demo.demo)
     app.add_typer(dev.app, name="dev")
@@ -51,6 +51,8 @@ def _register() -> None:
     app.command("status")(jobs.status)
     app.command("cancel")(jobs.cancel)
     app.command("redrive")(redrive.redrive)
+    app.command("rewind")(rewind.rewind)
+    app.command("reset")(rewind.reset)
     app.command("verify")(verify.verify)
     app.add_typer(dead_letters.app, name="dead-letters")
     app.add_typer(limits.app, name="limits")

@@ -5,6 +5,8 @@ import io
 import json
 import os
 import re
+import signal
+import subprocess
 import sys
 import uuid
 from contextlib import redirect_stderr, redirect_stdout
@@ -13,7 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from export_service.cli import main
 from export_service.messages import ExportRequested, FileSpec, JobInfo
@@ -60,11 +63,13 @@ def refused(world: World, *arguments: str) -> str:
     return ended.stderr
 
 
-def put(world: World, topic: str, key: str, value: bytes, headers: list[tuple[str, bytes]]) -> None:
+def put(world: World, topic: str, key: str, value: bytes, headers: list[tuple[str, bytes]], *, prefix: str | None = None) -> None:
+    name = (world.env["EXPORT_TOPICS_PREFIX"] if prefix is None else prefix) + topic
+
     async def send() -> None:
         producer = AIOKafkaProducer(bootstrap_servers=world.env["EXPORT_KAFKA_BOOTSTRAP_SERVERS"])
         await producer.start()
-        await producer.send_and_wait(world.env["EXPORT_TOPICS_PREFIX"] + topic, value, key=key.encode(), headers=headers)
+        await producer.send_and_wait(name, value, key=key.encode(), headers=headers)
         await producer.stop()
 
     asyncio.run(send())
@@ -203,3 +208,73 @@ def test_what_failed_runs_again_and_a_new_token_is_answered(world: World) -> Non
     assert "has succeeded" in refused(world, "redrive", job, "--yes")
     expect_files(world, job, wanted)
     judge(world, wanted, [job, signed], [first, second, third])
+
+
+def stop(worker: "subprocess.Popen[bytes]") -> None:
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(60) == 0
+
+
+def cut(world: World, topic: str, keep: int) -> None:
+    """As retention does: of each partition all records but the last `keep` go."""
+
+    async def delete() -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=world.env["EXPORT_KAFKA_BOOTSTRAP_SERVERS"])
+        await admin.start()
+        ends: dict[int, int] = {}
+        for record in await records(world.env["EXPORT_KAFKA_BOOTSTRAP_SERVERS"], topic):
+            ends[record.partition] = record.offset + 1
+        places = {TopicPartition(topic, number): RecordsToDelete(before_offset=end - keep) for number, end in ends.items()}
+        await admin.delete_records(places)
+        await admin.close()
+
+    asyncio.run(delete())
+
+
+def test_tables_and_offsets_go_back_together(world: World) -> None:
+    """A table on disk that is wrong is made right for one job; then all goes back to before the first, downloads too."""
+    wanted = names(6)
+    world.catalog("back", wanted)
+    world.files.missing = {f"/{wanted[2]}"}
+    env = {"EXPORT_TALLY_STORE": "rocksdb://", "EXPORT_WORKER_STATE_DIR": str(world.folder / "state")}
+    worker = world.worker(**env)
+    first, job = world.execute("back")
+    assert "JobCompletedWithFailures" in world.finished(first)["output"]
+    world.files.missing = set()
+    second, _ = world.execute("back", job)
+    assert world.finished(second)["status"] == "SUCCEEDED"
+    other = str(uuid.uuid4())
+    world.send({"jobId": other, "exportId": "back", "userId": "u"})
+    assert world.ended(other)["status"] == "COMPLETED"
+    assert re.search("group .*-tally has 1 members", refused(world, "rewind", job, "--yes"))
+    stop(worker)
+
+    changelog = f"{world.env['EXPORT_APP_ID']}-tally-jobs-changelog"
+    servers = world.env["EXPORT_KAFKA_BOOTSTRAP_SERVERS"]
+    entry = [each for each in asyncio.run(records(servers, changelog)) if each.key == job.encode()][-1]
+    wrong = json.loads(entry.value) | {"status": "RUNNING", "tallies": [[3, 0, 0, 1]], "offset": 9_999}
+    put(world, changelog, job, json.dumps(wrong).encode(), [], prefix="")
+    assert cli(world, "verify", job, "--json").code == 1
+    assert "is not known to the tally" in refused(world, "rewind", str(uuid.uuid4()), "--yes")
+    assert did(world, "rewind", job, "--dry-run")["done"] is False
+    done = did(world, "rewind", job, "--yes", "--why", "a damaged table")
+    assert (done["jobs"], done["kept"], len(done["offsets"])) == ([job], [], 1)
+    worker = world.worker(**env)
+    assert did(world, "verify", "--all", "--settled", "--wait", "30")["ok"]
+    assert downloads(world) == 6 + 1 + 6
+    stop(worker)
+
+    everything = did(world, "rewind", "--to", "1h", "--role", "all", "--yes")
+    assert (sorted(everything["jobs"]), everything["kept"]) == (sorted([job, other]), [])
+    worker = world.worker(**env)
+    world.until(lambda: downloads(world) >= 13 + 13, "all that was handed out is downloaded again")
+    verdicts = judge(world, wanted, [job, other], [first, second])
+    assert verdicts["I2"] == "OK", "no token was answered twice"
+    stop(worker)
+    rewinds = [json.loads(record.value) for record in on(world, "operations")]
+    assert [each["stage"] for each in rewinds if each["action"] == "rewind"] == ["begun", "done"] * 2
+
+    cut(world, f"{world.env['EXPORT_TOPICS_PREFIX']}results", keep=1)
+    assert "is before what" in refused(world, "rewind", "--to", "1h", "--yes")
+    assert "retention has removed its first events" in refused(world, "rewind", job, "--yes")
+    assert did(world, "reset", "--dry-run")["jobs"] == [], "what they were is all that there is of them"
