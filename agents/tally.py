@@ -6,6 +6,7 @@ A completion that was lost in a crash is sent again, because the record that cau
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -34,6 +35,9 @@ from streams.topics import Topics, TopicSpec
 from tables.jobs import Jobs
 from tables.shards import Shards
 
+Count = Callable[[Event, Incoming], Awaitable[list["asyncio.Future[Any]"]]]
+"""Folds one event, and gives what confirms its outputs."""
+
 
 def tally(
     jobs: Jobs,
@@ -44,6 +48,8 @@ def tally(
     topics: Topics,
     snapshot_every: timedelta,
 ) -> Handle:
+    count = counter(jobs, shards, publisher, topics, snapshot_every)
+
     async def handle(record: Incoming, entry: Entry) -> None:
         try:
             event = read_event(record.value or b"")
@@ -51,8 +57,13 @@ def tally(
             return entry.after([await dead_letters.put(record, error)])
         return together.add(entry, await count(event, record))
 
+    return handle
+
+
+def counter(jobs: Jobs, shards: Shards, publisher: Publisher, topics: Topics, snapshot_every: timedelta) -> Count:
+    """The tally without its consumer: a replay folds with it what was recorded."""
+
     async def count(event: Event, record: Incoming) -> list["asyncio.Future[Any]"]:
-        """What confirms its outputs."""
         job_id = folding.job_of(event)
 
         def shard(run: int, number: int) -> Shard:
@@ -78,7 +89,7 @@ def tally(
             outputs.append((topics.completions, _completed(job_id, state, record)))
         return [await publisher.send(topic.name, job_id.encode(), output.to_bytes()) for topic, output in outputs]
 
-    return handle
+    return count
 
 
 def _snapshot_due(before: JobState | None, step: Step, record: Incoming, every: timedelta) -> bool:

@@ -62,6 +62,8 @@ class JobState(Record):
     tallies: tuple[ShardTally, ...] = ()
     """Of shards 0, 1, … of this run."""
     first_offset: int
+    origin: int | None = None
+    """Of the job's very first event, whatever list of files that was of. None in old records."""
     offset: int = -1
     """Of the last event that changed this state."""
     completed_offset: int | None = None
@@ -126,7 +128,7 @@ def fold(state: JobState | None, event: Event, offset: int, at: datetime, shard:
     """
     if state is None:
         attempt = 1 if isinstance(event, AttemptOpened) else event_attempt(event)
-        state = JobState(attempt=attempt, first_offset=offset, updated_at=at)
+        state = JobState(attempt=attempt, first_offset=offset, origin=offset, updated_at=at)
     if offset <= state.offset:
         return _again(state, event, offset, shard)
     if isinstance(event, AttemptOpened):

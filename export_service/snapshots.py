@@ -34,6 +34,7 @@ def of(job_id: str, state: JobState) -> JobSnapshot:
         has_task_token=job.has_task_token if job else False,
         heartbeat_seconds=job.heartbeat_seconds if job else None,
         deadline_at=job.requested_at + timedelta(seconds=job.deadline_seconds) if job and job.deadline_seconds else None,
+        first_offset=state.origin,
     )
 
 

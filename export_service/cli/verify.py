@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from export_service.cli.bars import bar
 from export_service.failures import ExportError, SettingsError, Unavailable
 from export_service.settings import Settings, load
 from export_service.verify.evidence import TOPICS, Evidence
@@ -39,12 +40,8 @@ def verify(
     if all_jobs == (job_id is not None):
         raise typer.BadParameter("give a JOB or --all")
     scope = Scope(job_id, wait, table, files, sources, tuple(execution or ()))
-    show = _Bar() if sys.stderr.isatty() and not as_json else None
-    try:
-        evidence = asyncio.run(collect(load(), scope, Evidence(settled=settled), show or _silent))
-    finally:
-        if show:
-            show.close()
+    with bar(quiet=as_json) as progress:
+        evidence = asyncio.run(collect(load(), scope, Evidence(settled=settled), progress))
     if job_id is not None and not any(evidence.records.values()) and not evidence.snapshots:
         raise ExportError(f"job {job_id} is on no topic (EXPORT_TOPICS_PREFIX) and not in the table (EXPORT_TABLE_NAME)")
     verdicts = judge(evidence)
@@ -99,27 +96,3 @@ def as_text(verdicts: list[Verdict], evidence: Evidence) -> str:
         width = shutil.get_terminal_size().columns
         lines = [part for line in lines for part in textwrap.wrap(line, width, subsequent_indent="    ") or [""]]
     return "\n".join(lines) + "\n"
-
-
-def _silent(_what: str, _done: int, _total: int) -> None:
-    return
-
-
-class _Bar:
-    """On a terminal's stderr; gone when it is done."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import Progress as Bars
-
-        self._bars = Bars(console=Console(stderr=True), transient=True)
-        self._tasks: dict[str, Any] = {}
-        self._bars.start()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what)
-        self._bars.update(self._tasks[what], completed=done, total=total)
-
-    def close(self) -> None:
-        self._bars.stop()
