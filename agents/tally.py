@@ -23,9 +23,9 @@ from export_service.messages import (
     JobCompleted,
     Record,
     ResultsRange,
-    read_event,
 )
 from export_service.ports import Publisher
+from export_service.rebuilt import JobRebuilt, put_back, read
 from export_service.shards import ReadShard, Shard, bitmap_to_text
 from streams.ack_window import Entry
 from streams.dead_letters import DeadLetters
@@ -35,7 +35,7 @@ from streams.topics import Topics, TopicSpec
 from tables.jobs import Jobs
 from tables.shards import Shards
 
-Count = Callable[[Event, Incoming], Awaitable[list["asyncio.Future[Any]"]]]
+Count = Callable[[Event | JobRebuilt, Incoming], Awaitable[list["asyncio.Future[Any]"]]]
 """Folds one event, and gives what confirms its outputs."""
 
 
@@ -52,7 +52,7 @@ def tally(
 
     async def handle(record: Incoming, entry: Entry) -> None:
         try:
-            event = read_event(record.value or b"")
+            event = read(record.value or b"")
         except ValidationError as error:
             return entry.after([await dead_letters.put(record, error)])
         return together.add(entry, await count(event, record))
@@ -63,14 +63,17 @@ def tally(
 def counter(jobs: Jobs, shards: Shards, publisher: Publisher, topics: Topics, snapshot_every: timedelta) -> Count:
     """The tally without its consumer: a replay folds with it what was recorded."""
 
-    async def count(event: Event, record: Incoming) -> list["asyncio.Future[Any]"]:
-        job_id = folding.job_of(event)
+    async def count(event: Event | JobRebuilt, record: Incoming) -> list["asyncio.Future[Any]"]:
+        job_id = event.job_id if isinstance(event, JobRebuilt) else folding.job_of(event)
 
         def shard(run: int, number: int) -> Shard:
             return shards.get(job_id, run, number)
 
         before = jobs.get(job_id)
-        step = folding.fold(before, event, record.offset, record.timestamp, shard)
+        if isinstance(event, JobRebuilt):
+            step = put_back(before, event, record.offset, shard)
+        else:
+            step = folding.fold(before, event, record.offset, record.timestamp, shard)
         state, due = step.state, _snapshot_due(before, step, record, snapshot_every)
         if due:
             state = state.but(snapshot_at=record.timestamp)
@@ -86,7 +89,7 @@ def counter(jobs: Jobs, shards: Shards, publisher: Publisher, topics: Topics, sn
         if step.cancels:
             outputs.append((topics.cancellations, JobCancelled(job_id=job_id, attempt=state.attempt, cause=state.cause or "")))
         if step.completes:
-            outputs.append((topics.completions, _completed(job_id, state, record)))
+            outputs.append((topics.completions, _completed(job_id, state, record.place.partition)))
         return [await publisher.send(topic.name, job_id.encode(), output.to_bytes()) for topic, output in outputs]
 
     return count
@@ -110,12 +113,13 @@ def _rerun(request: ExportRequested, state: JobState, shard: ReadShard) -> Expor
     return request.model_copy(update={"done": done or None, "plan_digest": state.plan_digest})
 
 
-def _completed(job_id: str, state: JobState, record: Incoming) -> JobCompleted:
+def _completed(job_id: str, state: JobState, partition: int) -> JobCompleted:
+    assert state.completed_offset is not None
     return JobCompleted(
         id=f"{job_id}:{state.attempt}",
         snapshot=snapshots.of(job_id, state),
         report_format=state.job.report_format if state.job else "jsonl",
-        events=ResultsRange(partition=record.place.partition, first=state.first_offset, last=record.offset),
+        events=ResultsRange(partition=partition, first=state.first_offset, last=state.completed_offset),
         plan=state.plan,
         run=state.run,
     )

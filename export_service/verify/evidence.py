@@ -9,7 +9,17 @@ from typing import Any, NamedTuple
 
 READERS = {"requests": "plan", "tasks": "download", "results": "tally", "completions": "callback", "snapshots": "snapshot"}
 """Topic -> the role that commits offsets of it."""
-TOPICS = (*READERS, "callbacks", "cancellations", "demand", "limits", "dead-letters", "jobs-changelog", "shards-changelog")
+TOPICS = (
+    *READERS,
+    "callbacks",
+    "cancellations",
+    "demand",
+    "limits",
+    "dead-letters",
+    "replays",
+    "jobs-changelog",
+    "shards-changelog",
+)
 COMPACTED = ("snapshots", "cancellations", "limits", "jobs-changelog", "shards-changelog")
 
 

@@ -378,9 +378,7 @@ def _quiet(system: Healthy, **changes: Any) -> None:
 
 def test_differences_are_named_field_by_field() -> None:
     system = Healthy()
-    system.know(
-        snapshots={**system.known.snapshots, "quiet": system.known.snapshots["quiet"] | {"completedTasks": 1, "userId": "x"}}
-    )
+    _quiet(system, completedTasks=1, userId="x")
     evidence = system.evidence()
     tables = judge(evidence)[4]
     assert [tuple(each) for each in tables.differences] == [
