@@ -14,9 +14,9 @@ from agents.tally import counter
 from export_service import jobs as folding
 from export_service.history.moves import Moved
 from export_service.history.records import body
-from export_service.jobs import JobState
+from export_service.jobs import JobState, all_numbers
 from export_service.messages import JobCompleted, from_millis, read_event
-from export_service.shards import Shard
+from export_service.shards import Shard, ShardKey
 from export_service.verify.evidence import Raw
 from streams.ack_window import Place
 from streams.steps import Incoming
@@ -70,10 +70,11 @@ class Refold:
     def shard(self, job_id: str, run: int, number: int) -> Shard:
         return self._shards.get(job_id, run, number)
 
-    def shards(self, job_id: str) -> Mapping[bytes, bytes]:
-        """Those of a job, as its changelog would have them."""
-        prefix = job_id.encode() + b"/"
-        return {key: raw for key, raw in self._shards_table.items() if key.startswith(prefix)}
+    def shards(self, job_id: str, state: JobState) -> Mapping[ShardKey, Shard]:
+        """Those of a job: of its newest run all, of the runs before it those that any outcome is in."""
+        most = max(len(state.tallies), len(all_numbers(state)))
+        found = {(run.attempt, number): self.shard(job_id, run.attempt, number) for run in state.runs for number in range(most)}
+        return {key: shard for key, shard in found.items() if key[0] == state.run or shard.offset >= 0}
 
     @property
     def jobs(self) -> list[str]:

@@ -5,14 +5,12 @@ from contextlib import aclosing
 from datetime import datetime
 
 from export_service.failures import ExportError
-from export_service.history.records import JobRecords, Reading, body, subject
+from export_service.history.records import SLACK_MS, JobRecords, Reading, begun, body, subject, surely_first
 from export_service.messages import JobSnapshot
 from export_service.settings import Settings
 from export_service.verify.evidence import Bounds, Raw
 from streams.topic_ranges import SMALL_FETCH, Progress, Span, TopicRanges, partition_of, silent
 
-_SLACK_MS = 60_000
-"""Clocks of producers differ: this much earlier than a time that another host said, a topic is read from."""
 _TOPICS = ("results", "requests", "completions", "callbacks", "cancellations")
 _MORE = ("tasks", "snapshots", "jobs-changelog", "shards-changelog")
 """Read only where they are asked for. The key of a task is not in its partition, and the last three are compacted."""
@@ -62,8 +60,21 @@ class _Reader:
                 )
             if snapshot.status.terminal:
                 end = snapshot.version
+        known = snapshot
         await self._take("results", [Span("results", self._partition, max(first, here.begin), end)], bounds, why)
-        return await self._cut(here, snapshot)
+        if first > here.begin and not any(surely_first(raw) for raw in self.records["results"][:1]):
+            self.readings.clear()
+            known, why = None, "from further back: where its snapshot says that the job begins is not its beginning"
+            before = await self._before(here)
+            await self._take("results", [Span("results", self._partition, before, end)], bounds, why)
+        return await self._cut(here, known)
+
+    async def _before(self, here: Bounds) -> int:
+        """An offset that no event of the job is before."""
+        first = next(iter(self.records["results"]), None)
+        if first is None or (asked := begun(first)) is None:
+            return here.begin
+        return (await self._ranges.offsets_at("results", [self._partition], asked - SLACK_MS))[self._partition] or here.begin
 
     async def _cut(self, here: Bounds, snapshot: JobSnapshot | None) -> str | None:
         starts = f"retention has removed the beginning of results:{self._partition}, which starts at {here.begin} now"
@@ -71,17 +82,15 @@ class _Reader:
             return None
         if snapshot is not None and (known := snapshot.first_offset) is not None:
             return f"{starts}; the job's history begins at {known}" if known < here.begin else None
-        if (began := self.began()) is not None:
-            before = (await self._ranges.offsets_at("results", [self._partition], began - _SLACK_MS))[self._partition]
-            if before is None or before > here.begin:
-                return None
+        if await self._before(here) > here.begin:
+            return None
         return f"{starts}; where the job's history begins is not known"
 
     async def _first(self, snapshot: JobSnapshot | None, here: Bounds) -> tuple[int, str]:
         if snapshot is not None and snapshot.first_offset is not None:
             return snapshot.first_offset, "the job's range and its neighbours in it"
         if snapshot is not None and snapshot.attempt == 1 and snapshot.requested_at is not None:
-            millis = _millis(snapshot.requested_at) - _SLACK_MS
+            millis = _millis(snapshot.requested_at) - SLACK_MS
             found = (await self._ranges.offsets_at("results", [self._partition], millis))[self._partition]
             return (
                 here.end if found is None else found,
@@ -109,18 +118,16 @@ class _Reader:
         elif since is None:
             why = "whole: no event says when the job began"
         else:
-            firsts = await self._ranges.offsets_at(topic, mine, since - _SLACK_MS)
+            firsts = await self._ranges.offsets_at(topic, mine, since - SLACK_MS)
         spans = [Span(topic, number, first, bounds[topic, number].end) for number, first in firsts.items() if first is not None]
         await self._take(topic, spans, bounds, why)
 
     async def _take(self, topic: str, spans: Iterable[Span], bounds: dict[tuple[str, int], Bounds], why: str) -> None:
-        before = self._ranges.records[topic], self._ranges.bytes[topic]
         async with aclosing(self._ranges.read(spans, self._is_mine, self._progress)) as found:
             kept = [raw async for raw in found]
         self.records[topic] = tuple(sorted(kept, key=lambda raw: (raw.partition, raw.offset)))
         total = sum(each.end - each.begin for (name, _), each in bounds.items() if name == topic)
-        records, size = self._ranges.records[topic] - before[0], self._ranges.bytes[topic] - before[1]
-        self.readings.append(Reading(topic, records, size, total, why))
+        self.readings.append(Reading(topic, self._ranges.records[topic], self._ranges.bytes[topic], total, why))
 
     def _is_mine(self, key: bytes) -> bool:
         return key == self._job or key.startswith((self._job + b":", self._job + b"/"))

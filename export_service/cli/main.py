@@ -42,7 +42,7 @@ def _main(
 
 
 def _register() -> None:
-    from export_service.cli import config, demo, dev, explain, jobs, limits, topics, verify, worker
+    from export_service.cli import config, demo, dev, explain, export, jobs, limits, replay, topics, verify, worker
 
     app.command("demo")(demo.demo)
     app.add_typer(dev.app, name="dev")
@@ -51,6 +51,8 @@ def _register() -> None:
     app.command("status")(jobs.status)
     app.command("cancel")(jobs.cancel)
     app.command("explain")(explain.explain_job)
+    app.command("export")(export.export)
+    app.command("replay")(replay.replay)
     app.command("verify")(verify.verify)
     app.add_typer(limits.app, name="limits")
     app.add_typer(topics.app, name="topics")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from export_service.failures import ExportError
@@ -60,6 +61,23 @@ def body(raw: Raw) -> dict[str, Any] | None:
             f"{raw.place} has schema version {version}, and this version of export-service reads {VERSION}: use a newer one"
         )
     return found
+
+
+SLACK_MS = 60_000
+"""Clocks of hosts differ: what one says of a time may be on a topic this much earlier."""
+
+
+def begun(first: Raw) -> int | None:
+    """When a job was asked for, ms, if this record of it may be its first; None: there must have been one before it."""
+    said = subject(body(first) or {})
+    if int(said.get("attempt") or 1) > 1 or not isinstance(asked := said.get("requestedAt"), str):
+        return None
+    return min(first.timestamp, round(datetime.fromisoformat(asked).timestamp() * 1000))
+
+
+def surely_first(first: Raw) -> bool:
+    """A tally that has lost its tables takes any event of a job for its first, and its snapshots say so."""
+    return (asked := begun(first)) is not None and first.timestamp - asked <= SLACK_MS
 
 
 def subject(found: Mapping[str, Any]) -> Mapping[str, Any]:

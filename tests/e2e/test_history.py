@@ -1,5 +1,6 @@
 """Histories of jobs on a real pipeline: explained, exported, folded again."""
 
+import asyncio
 import json
 import os
 from contextlib import redirect_stderr, redirect_stdout
@@ -8,10 +9,14 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from export_service.cli import main
 from tests.e2e.conftest import World
 from tests.e2e.test_executions import names
+from tests.kafka import records
 
 pytestmark = pytest.mark.e2e
 
@@ -81,3 +86,59 @@ def test_a_job_is_explained_at_any_instant_while_workers_run(world: World) -> No
     unknown = command(world, "explain", "no-such-job")
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert "job no-such-job is on no topic" in unknown.stderr
+
+
+async def _empty_changelogs(world: World) -> None:
+    """Somebody deleted what the tables are recovered from."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=world.env["EXPORT_KAFKA_BOOTSTRAP_SERVERS"])
+    await admin.start()
+    try:
+        names = [f"{world.env['EXPORT_APP_ID']}-tally-{table}-changelog" for table in ("jobs", "shards")]
+        for policy in ("compact,delete", "compact"):
+            found = [ConfigResource(ConfigResourceType.TOPIC, name, {"cleanup.policy": policy}) for name in names]
+            await admin.alter_configs(found)
+            if policy == "compact,delete":
+                places = [TopicPartition(name, number) for name in names for number in range(2)]
+                await admin.delete_records({place: RecordsToDelete(before_offset=-1) for place in places})
+    finally:
+        await admin.close()
+
+
+def test_tables_that_were_lost_are_rebuilt_and_the_job_ends(world: World) -> None:
+    wanted = names(60)
+    world.catalog("lost", wanted)
+    world.files.held = {f"/{name}" for name in wanted[40:]}
+    world.files.gate.clear()
+    first = world.worker()
+    arn, job = world.execute("lost")
+    world.until(lambda: bool(world.snapshot(job)), "the job is known")
+    world.until(lambda: told(world, "explain", job)["state"]["completedTasks"] == 40, "all that is not held is there")
+    first.terminate()
+    first.wait(30)
+    asyncio.run(_empty_changelogs(world))
+    world.worker()
+    world.files.gate.set()
+    world.until(lambda: told(world, "explain", job)["state"]["status"] == "COMPLETED", "its events say that it ended")
+    assert world.snapshot(job)["status"] == "PENDING", "the tally has lost 40 of them, and how many there are"
+
+    plan = told(world, "replay", job, "--mode", "rebuild", "--dry-run")
+    assert (plan["dryRun"], plan["done"]) == (True, [])
+    assert {"status", "completedAt"} <= {each["field"] for each in plan["plan"][0]["differences"]}
+    assert world.snapshot(job)["status"] == "PENDING"
+
+    done = told(world, "replay", job, "--mode", "rebuild", "--wait", "60")
+    assert done["taken"], done
+    assert json.loads(world.finished(arn)["output"])["export"].items() >= {"status": "COMPLETED", "completedTasks": 60}.items()
+    world.until(lambda: world.snapshot(job)["status"] == "COMPLETED", "the item is right")
+    world.until(lambda: not told(world, "replay", job, "--mode", "rebuild")["plan"][0]["do"], "nothing is left to rebuild")
+    found = asyncio.run(records(world.env["EXPORT_KAFKA_BOOTSTRAP_SERVERS"], world.env["EXPORT_TOPICS_PREFIX"] + "replays"))
+    said = [json.loads(record.value) for record in found]
+    assert [each["type"] for each in said] == ["ReplayBegun", "JobReplayed", "ReplayEnded"]
+    assert {each["run"] for each in said} == {done["run"]}
+    again = told(world, "replay", "--resume", done["run"])
+    assert (again["plan"], again["done"]) == ([], []), "all of it was done"
+    told(world, "replay", "--all")
+    judged = told(world, "verify", "--all", "--settled", "--wait", "60", "--execution", arn, code=1)["invariants"]
+    broken = {each["invariant"]: each["violations"] for each in judged if each["violations"]}
+    assert list(broken) == ["I3"], broken
+    assert all("(snapshots:" in text for text in broken["I3"]), "what was said while the tables were lost stays said"
