@@ -1,8 +1,9 @@
 """Reads the histories of selected jobs from `results`, and folds them again, beside the running workers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from agents.refold import Refold
 from export_service.failures import ExportError
@@ -52,6 +53,10 @@ class Scan:
             if said.get("jobId") == job_id and said.get("attempt", 1) == attempt and not self.committed(raw):
                 return raw.place
         return None
+
+    def oldest(self, jobs: Iterable[str]) -> datetime | None:
+        """Of the first events of these jobs."""
+        return min((from_millis(self.first[job_id].timestamp) for job_id in jobs), default=None)
 
     @property
     def ends(self) -> Mapping[tuple[str, int], tuple[Mapping[str, object], str]]:

@@ -5,6 +5,7 @@ import json
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -14,7 +15,6 @@ from export_service.cli.bars import Progress, bar
 from export_service.failures import ExportError, Unavailable
 from export_service.history.explanation import Explanation, explain, until
 from export_service.history.moves import Counted, grouped
-from export_service.history.records import JobRecords
 from export_service.instants import parse_instant
 from export_service.messages import JobSnapshot, iso_millis
 from export_service.settings import Settings, load
@@ -53,6 +53,7 @@ async def explained(
     """Raises ExportError and those below it."""
     from agents.refold import Refold
     from streams.job_records import read_job
+    from streams.retention import kept_for
     from streams.topics import topics
 
     snapshot = await snapshot_of(settings, job_id) if table else None
@@ -60,7 +61,8 @@ async def explained(
     then = job if now else until(job, at)
     refold = Refold(topics(settings))
     moves = await refold.all(then.of("results"))
-    return explain(then, moves, lambda run, number: refold.shard(job_id, run, number), at, now=now)
+    found = explain(then, moves, lambda run, number: refold.shard(job_id, run, number), at, now=now)
+    return replace(found, kept=await kept_for(settings, "results"))
 
 
 async def snapshot_of(settings: Settings, job_id: str) -> JobSnapshot | None:
@@ -87,7 +89,7 @@ def as_text(found: Explanation, *, every_record: bool = False) -> str:
         ("Time per stage", _stages(found)),
         ("Missing", _missing(found)),
         ("Failed", _failed(found)),
-        ("Read", _readings(found.job)),
+        ("Read", _readings(found)),
         ("Next", iter([found.next[0], f"  {found.next[1]}"])),
     ):
         shown = [line for each in part for line in _wrapped(each)]
@@ -160,7 +162,9 @@ def _failed(found: Explanation) -> Iterator[str]:
         yield f"{each.number:,} {each.error}; {each.first} [{each.place}]"
 
 
-def _readings(job: JobRecords) -> Iterator[str]:
-    for each in job.readings:
+def _readings(found: Explanation) -> Iterator[str]:
+    for each in found.job.readings:
         share = f" ({each.records / each.total:.1%})" if each.total else ""
         yield f"{each.topic}: {each.records:,} of {each.total:,} records{share}, {each.bytes:,} bytes; {each.why}"
+    if found.kept_until:
+        yield f"can be explained, exported and replayed until {iso_millis(found.kept_until)}, when retention may begin to remove it"

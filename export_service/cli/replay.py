@@ -21,7 +21,7 @@ from export_service.history.actions import Action
 from export_service.history.compare import ends_differ
 from export_service.history.selection import Selection, parse_offsets
 from export_service.instants import parse_instant
-from export_service.messages import JobSnapshot, JobStatus
+from export_service.messages import JobSnapshot, JobStatus, iso_millis
 from export_service.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -157,6 +157,7 @@ async def _send(
     from streams.history_scan import scan
     from streams.publisher import KafkaPublisher
     from streams.replaying import Replay, done_before, plan_re_emit, plan_rebuild
+    from streams.retention import kept_for
     from streams.topic_ranges import TopicRanges
     from streams.topics import topics
 
@@ -177,6 +178,9 @@ async def _send(
         run = resume or uuid.uuid4().hex[:12]
         if not as_json:
             sys.stdout.write(actions_text(mode, planned, resumed=len(done)))
+            oldest, kept = found.oldest(chosen), await kept_for(settings, "results")
+            if oldest and kept:
+                sys.stdout.write(f"Retention may begin to remove their events at {iso_millis(oldest + kept)}\n")
         if dry_run or not todo:
             return _end(run, mode, planned, [], True, dry_run=dry_run, as_json=as_json)
         made: list[Mapping[str, Any]] = []

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from export_service import snapshots
@@ -41,6 +41,14 @@ class Explanation:
     failed: list[Failed]
     next: tuple[str, str]
     """A command, and why."""
+    kept: timedelta | None = None
+    """How long `results` keeps a record; None: for ever, or not known."""
+
+    @property
+    def kept_until(self) -> datetime | None:
+        """When retention may remove the first of its events."""
+        first = next(iter(self.job.of("results")), None)
+        return from_millis(first.timestamp) + self.kept if first is not None and self.kept is not None else None
 
     def as_json(self) -> dict[str, Any]:
         state = snapshots.of(self.job.job_id, self.state) if self.state else None
@@ -59,6 +67,7 @@ class Explanation:
             ],
             "next": {"command": self.next[0], "why": self.next[1]},
             "cut": self.job.cut,
+            "keptUntil": iso_millis(self.kept_until) if self.kept_until else None,
             "read": [vars(each) for each in self.job.readings],
         }
 
@@ -157,9 +166,3 @@ def _unanswered(job: JobRecords, state: JobState) -> tuple[str, str] | None:
         f"export-service replay {job.job_id} --mode re-emit --dry-run",
         "it has ended, and no answer to its token is on callbacks",
     )
-
-
-def replayable_until(job: JobRecords, retention_ms: int | None) -> datetime | None:
-    """When retention may remove the first of its events; None: never, or there is none."""
-    first = next(iter(job.of("results")), None)
-    return None if first is None or retention_ms is None else from_millis(first.timestamp + retention_ms)

@@ -5,16 +5,23 @@ import json
 import os
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
+from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from export_service import jobs as folding
 from export_service.cli import main
-from tests.e2e.conftest import World
+from export_service.failures import Unavailable
+from export_service.history.actions import Action
+from export_service.replays import JobReplayed
+from streams.replaying import Replay
+from tests.chaos.judging import judge
+from tests.e2e.conftest import WORKER, World
 from tests.e2e.test_executions import names
 from tests.kafka import records
 
@@ -142,3 +149,89 @@ def test_tables_that_were_lost_are_rebuilt_and_the_job_ends(world: World) -> Non
     broken = {each["invariant"]: each["violations"] for each in judged if each["violations"]}
     assert list(broken) == ["I3"], broken
     assert all("(snapshots:" in text for text in broken["I3"]), "what was said while the tables were lost stays said"
+
+
+async def _commit_past_completions(world: World) -> None:
+    """Somebody reset the callback role's offsets to the end, as people do to get over a record."""
+    group, topic = f"{world.env['EXPORT_APP_ID']}-callback", world.env["EXPORT_TOPICS_PREFIX"] + "completions"
+    bootstrap = world.env["EXPORT_KAFKA_BOOTSTRAP_SERVERS"]
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        places = [TopicPartition(topic, number) for number in range(2)]
+        consumer.assign(places)
+        await consumer.commit(await consumer.end_offsets(places))
+    finally:
+        await consumer.stop()
+
+
+def test_an_answer_that_was_lost_is_given_once_and_a_replay_that_broke_off_goes_on(world: World, tmp_path: Path) -> None:
+    wanted, canary = names(4), "canary-of-a-signature"
+    lines = [json.dumps({"url": f"{world.files.base}/{name}?signature={canary}", "name": name}) for name in wanted]
+    world.put_catalog("answer", "\n".join(lines))
+    world.files.missing = {f"/{wanted[1]}"}
+    roles = "connector,plan,download,tally,snapshot,watch"
+    world.worker(*WORKER, "--role", roles)
+    arns, jobs = zip(*(world.execute("answer") for _ in range(2)), strict=True)
+    for job in jobs:
+        world.ended(job)
+    plan = told(world, "replay", *jobs, "--mode", "re-emit")
+    assert (plan["done"], [each["do"] for each in plan["plan"]]) == ([], [False, False])
+    assert all("waits at completions:" in each["why"] for each in plan["plan"]), plan
+    asyncio.run(_commit_past_completions(world))
+    world.worker(*WORKER, "--role", "callback")
+    assert told(world, "explain", jobs[0])["next"]["command"] == f"export-service replay {jobs[0]} --mode re-emit --dry-run"
+
+    # The first is sent, then the broker is gone, as it seems.
+    sent = Replay._re_emit
+
+    async def one(self: Replay, action: Action) -> JobReplayed:
+        if self.sent:
+            raise Unavailable("Kafka", "EXPORT_KAFKA_BOOTSTRAP_SERVERS", "a test")
+        return await sent(self, action)
+
+    with patch.object(Replay, "_re_emit", one):
+        broke = command(world, "replay", "--user", "user-1", "--mode", "re-emit")
+    assert broke.returncode == 1
+    assert "Plan: re-emit 2 of 2 jobs" in broke.stdout
+    assert "Broke off after 1 of 2 jobs; go on: export-service replay --resume " in broke.stderr
+    run = broke.stderr.partition("--resume ")[2].split()[0]
+    rest = told(world, "replay", "--resume", run)
+    assert (rest["run"], len(rest["done"]), rest["mode"]) == (run, 1, "re-emit")
+    for arn in arns:
+        assert "JobCompletedWithFailures" in world.finished(arn)["output"]
+    for job in jobs:
+        world.until(lambda job=job: "callbackOutcome" in world.attempt(job, 1), "the answer is in the ledger")  # type: ignore[misc]
+    again = told(world, "replay", *jobs, "--mode", "re-emit")
+    assert [each["why"] for each in again["plan"]] == 2 * ["answered before: SENT"]
+
+    # Before a deploy: what would this code make of what was?
+    assert told(world, "replay", "--since", "10m")["differences"] == []
+    with patch.object(folding, "_tolerated", lambda _: True):
+        differ = told(world, "replay", jobs[0], code=1)["differences"]
+    assert {(each["field"], each["found"], each["fold"]) for each in differ} >= {("status", "COMPLETED_WITH_FAILURES", "COMPLETED")}
+
+    out = tmp_path / "history.jsonl"
+    assert told(world, "export", jobs[0], "--out", str(out))["records"] > 10
+    token = world.attempt(jobs[0], 1)["taskToken"]
+    assert not any(secret in out.read_text() for secret in (canary, token, '"query"'))
+    assert told(world, "replay", "--file", str(out))["ends"][0].items() >= {"failedTasks": 1, "completedTasks": 3}.items()
+    assert "exists already" in command(world, "export", jobs[0], "--out", str(out)).stderr
+    judge(world, wanted, list(jobs), list(arns))
+
+
+def test_wrong_usage_is_a_sentence(world: World) -> None:
+    for arguments, sentence in (
+        (("replay",), "say which jobs"),
+        (("replay", "a", "--all"), "say which jobs"),
+        (("replay", "--offsets", "0:9-3"), "'0:9-3' is no range"),
+        (("replay", "--since", "yesterday"), "'yesterday' is no time"),
+        (("explain", "a", "--at", "noon"), "'noon' is no time"),
+        (("verify", "a", "--since", "1h"), "give a JOB, --all, or --since"),
+    ):
+        ended = command(world, *arguments)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert sentence in " ".join(ended.stderr.replace("│", " ").split())
+    missing = command(world, "explain", "a", "--no-table")
+    assert missing.returncode == 78
+    assert "topics are missing" in missing.stderr

@@ -33,7 +33,7 @@ ENDS = {
     "taken_over": [("COMPLETED", 6, 0, 0)],
     "tolerated": [("COMPLETED", 9, 1, 0)],
 }
-"""Status, and succeeded, failed, cancelled, of each attempt that ended. `tolerance` is not here: how much was done when it stopped is a race."""
+"""Status, and succeeded, failed, cancelled, of each attempt that ended. Not `tolerance`: what was done by its end is a race."""
 
 
 def of(path: Path) -> tuple[list[dict[str, Any]], list[Difference]]:
