@@ -15,7 +15,7 @@ from export_service import jobs as folding
 from export_service.history.moves import Moved
 from export_service.history.records import body
 from export_service.jobs import JobState, all_numbers
-from export_service.messages import JobCompleted, from_millis, read_event
+from export_service.messages import JobCompleted, Unreadable, from_millis, read_event
 from export_service.shards import Shard, ShardKey
 from export_service.verify.evidence import Raw
 from streams.ack_window import Place
@@ -46,7 +46,7 @@ class Refold:
             return None  # says again what the events say
         try:
             event = read_event(raw.value or b"")
-        except ValidationError:
+        except (ValidationError, Unreadable):
             self.unread.append(raw.place)
             return None
         job_id = folding.job_of(event)

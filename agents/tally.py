@@ -17,12 +17,13 @@ from export_service import snapshots
 from export_service.jobs import JobState, Step
 from export_service.messages import (
     AttemptOpened,
-    Event,
     ExportRequested,
     JobCancelled,
     JobCompleted,
+    JobEvent,
     Record,
     ResultsRange,
+    Unreadable,
 )
 from export_service.ports import Publisher
 from export_service.rebuilt import JobRebuilt, put_back, read
@@ -35,7 +36,7 @@ from streams.topics import Topics, TopicSpec
 from tables.jobs import Jobs
 from tables.shards import Shards
 
-Count = Callable[[Event | JobRebuilt, Incoming], Awaitable[list["asyncio.Future[Any]"]]]
+Count = Callable[[JobEvent | JobRebuilt, Incoming], Awaitable[list["asyncio.Future[Any]"]]]
 """Folds one event, and gives what confirms its outputs."""
 
 
@@ -53,7 +54,7 @@ def tally(
     async def handle(record: Incoming, entry: Entry) -> None:
         try:
             event = read(record.value or b"")
-        except ValidationError as error:
+        except (ValidationError, Unreadable) as error:
             return entry.after([await dead_letters.put(record, error)])
         return together.add(entry, await count(event, record))
 
@@ -63,7 +64,7 @@ def tally(
 def counter(jobs: Jobs, shards: Shards, publisher: Publisher, topics: Topics, snapshot_every: timedelta) -> Count:
     """The tally without its consumer: a replay folds with it what was recorded."""
 
-    async def count(event: Event | JobRebuilt, record: Incoming) -> list["asyncio.Future[Any]"]:
+    async def count(event: JobEvent | JobRebuilt, record: Incoming) -> list["asyncio.Future[Any]"]:
         job_id = event.job_id if isinstance(event, JobRebuilt) else folding.job_of(event)
 
         def shard(run: int, number: int) -> Shard:

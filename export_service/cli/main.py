@@ -42,7 +42,7 @@ def _main(
 
 
 def _register() -> None:
-    from export_service.cli import config, demo, dev, explain, export, jobs, limits, replay, topics, verify, worker
+    from export_service.cli import config, demo, dev, explain, export, jobs, limits, replay, sweep, topics, verify, worker
 
     app.command("demo")(demo.demo)
     app.add_typer(dev.app, name="dev")
@@ -54,6 +54,7 @@ def _register() -> None:
     app.command("export")(export.export)
     app.command("replay")(replay.replay)
     app.command("verify")(verify.verify)
+    app.command("sweep")(sweep.sweep)
     app.add_typer(limits.app, name="limits")
     app.add_typer(topics.app, name="topics")
     app.command("config")(config.config)

@@ -13,7 +13,7 @@ from export_service.history.moves import Counted, Moved, counted, ignored
 from export_service.history.records import JobRecords, body
 from export_service.history.timeline import Happened, Stage, stages, timeline
 from export_service.jobs import JobState
-from export_service.messages import CallbackOutcome, JobStatus, Outcome, Results, from_millis, iso_millis
+from export_service.messages import CallbackOutcome, JobStatus, Outcome, TaskResults, from_millis, iso_millis
 from export_service.shards import ReadShard
 
 
@@ -113,7 +113,7 @@ def failures(moves: list[Moved]) -> list[Failed]:
     state = moves[-1].after
     last: dict[int, tuple[str, str, str]] = {}
     for moved in moves:
-        if not isinstance(moved.event, Results) or moved.after.run != state.run or moved.after.offset != moved.raw.offset:
+        if not isinstance(moved.event, TaskResults) or moved.after.run != state.run or moved.after.offset != moved.raw.offset:
             continue
         for result in moved.event.results:
             if result.outcome is Outcome.SUCCEEDED:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from export_service.jobs import JobState
-from export_service.messages import AttemptOpened, Event, JobStatus, Results, from_millis, iso_millis
+from export_service.messages import AttemptOpened, JobEvent, JobStatus, TaskResults, from_millis, iso_millis
 from export_service.verify.evidence import Raw
 
 
@@ -12,7 +12,7 @@ class Moved(NamedTuple):
     """What one record did to its job. `before` is None for its first."""
 
     raw: Raw
-    event: Event
+    event: JobEvent
     before: JobState | None
     after: JobState
 
@@ -82,7 +82,7 @@ def _ignored(moved: Moved) -> str | None:
     _, event, before, after = moved
     if isinstance(event, AttemptOpened):
         return None if before is None or after.attempt != before.attempt else "attempt that was not the newest, or without a token"
-    if not isinstance(event, Results) or before is None or after.offset == moved.raw.offset:
+    if not isinstance(event, TaskResults) or before is None or after.offset == moved.raw.offset:
         return None
     if before.status.terminal:
         return "came after the end"

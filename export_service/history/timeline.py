@@ -16,7 +16,7 @@ from export_service.messages import (
     JobPlanned,
     Outcome,
     PlanFailed,
-    Results,
+    TaskResults,
     from_millis,
     iso_millis,
 )
@@ -82,7 +82,7 @@ def _events(moves: Sequence[Moved]) -> Iterator[Happened]:
             case JobCancelled():
                 ignored = "" if moved.ended else " (changes nothing)"
                 yield _at(raw, f"asked to end as {event.error}{ignored}: {event.cause}")
-            case _ if isinstance(event, Results) and after.offset == raw.offset:
+            case _ if isinstance(event, TaskResults) and after.offset == raw.offset:
                 if event.attempt not in results:
                     results.add(event.attempt)
                     yield _at(raw, f"first file of attempt {event.attempt} ended")
@@ -122,7 +122,7 @@ def stages(job: JobRecords, moves: Sequence[Moved]) -> list[Stage]:
     request = _first(_time(raw) for raw, found in _bodies(job.of("requests")) if _attempt(found) == run)
     accepted = _first(_when(moved) for moved in mine if isinstance(moved.event, JobAccepted))
     planned = _first(_when(moved) for moved in mine if isinstance(moved.event, JobPlanned | PlanFailed))
-    results = [_when(moved) for moved in mine if isinstance(moved.event, Results) and moved.after.offset == moved.raw.offset]
+    results = [_when(moved) for moved in mine if isinstance(moved.event, TaskResults) and moved.after.offset == moved.raw.offset]
     ended = next((_when(moved) for moved in mine if moved.ended), None)
     attempt = moves[-1].after.attempt
     completed = _first(_time(raw) for raw, found in _bodies(job.of("completions")) if _attempt(found) == attempt)

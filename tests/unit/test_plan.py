@@ -28,8 +28,8 @@ from export_service.messages import (
     ManifestRef,
     PlanFailed,
     Task,
-    TaskBatch,
-    job_events,
+    read_batch,
+    read_event,
 )
 from export_service.ports import Attempt, Download, FileSource, Planned
 from export_service.settings import Settings
@@ -128,11 +128,11 @@ class Bench:
         return [task.index for task in self.tasks(job)]
 
     def tasks(self, job: str = "list") -> list[Task]:
-        batches = map(TaskBatch.model_validate_json, self.publisher.values(NAMES.tasks.name))
+        batches = map(read_batch, self.publisher.values(NAMES.tasks.name))
         return [task for batch in batches if batch.job_id == job for task in batch.tasks]
 
     def said(self) -> list[object]:
-        return [job_events.validate_json(value) for value in self.publisher.values(NAMES.results.name)]
+        return [read_event(value) for value in self.publisher.values(NAMES.results.name)]
 
     def planned(self) -> list[JobPlanned]:
         return [event for event in self.said() if isinstance(event, JobPlanned)]
@@ -150,7 +150,7 @@ async def test_a_list_is_handed_out_whole_and_in_order(tmp_path: Path, files: in
     assert {task.url for task in bench.tasks()} == {f"http://h/{n}" for n in range(files)}
     assert [planned.total_tasks for planned in bench.planned()] == [files]
     assert bench.ledger.plans["list", 1].ended
-    assert {TaskBatch.model_validate_json(value).user_id for value in bench.publisher.values(NAMES.tasks.name)} <= {"u"}
+    assert {read_batch(value).user_id for value in bench.publisher.values(NAMES.tasks.name)} <= {"u"}
 
 
 async def test_a_job_is_planned_while_its_tasks_wait_and_another_passes_it(tmp_path: Path) -> None:
