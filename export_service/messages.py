@@ -284,6 +284,8 @@ class JobSnapshot(Record):
     has_task_token: bool = False
     heartbeat_seconds: int | None = None
     deadline_at: Timestamp | None = None
+    first_offset: int | None = None
+    """Of the job's first event on its partition of `results`: who reads its history need not look before it. None in old records."""
 
 
 class ResultsRange(Record):
