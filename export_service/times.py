@@ -20,4 +20,7 @@ def parse_time(text: str, now: datetime) -> datetime:
         raise ValueError(f"{text!r} is no time; give 90m, 2h or 3d for so long ago, or 2025-01-15T10:30:00Z") from None
     if when.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone; add Z for UTC, or an offset such as +02:00")
-    return when.astimezone(UTC)
+    try:
+        return when.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{text!r} is before all time in UTC; give another") from None

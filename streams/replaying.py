@@ -6,8 +6,6 @@ gives none that is there; DynamoDB takes a snapshot only if it is newer. Nothing
 """
 
 import asyncio
-import getpass
-import socket
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
@@ -28,6 +26,7 @@ from export_service.rebuilt import JobRebuilt
 from export_service.replays import JobReplayed, ReplayBegun, ReplayEnded, audit
 from export_service.settings import Settings
 from export_service.verify.evidence import Raw
+from streams import operations
 from streams.history_scan import Scan
 from streams.kafka_client import MAX_RECORD_BYTES
 from streams.topic_ranges import Span, TopicRanges, partition_of
@@ -101,12 +100,8 @@ class Replay:
 
     async def run(self, planned: Sequence[Action], selection: Selection) -> AsyncIterator[JobReplayed]:
         """What was done of each job, when that is safe. Raises Unavailable; what is told by then is done."""
-        by = f"{getpass.getuser()}@{socket.gethostname()}"
-        await self._note(
-            ReplayBegun(
-                run=self._run, mode=self._mode, by=by, selection=selection.as_json(), jobs=len(planned), at=self._clock.now()
-            )
-        )
+        chosen, by, now = selection.as_json(), operations.who(), self._clock.now()
+        await self._note(ReplayBegun(run=self._run, mode=self._mode, by=by, selection=chosen, jobs=len(planned), at=now))
         for action in planned:
             await self._rate.acquire()
             done = await (self._rebuild(action) if self._mode == "rebuild" else self._re_emit(action))
@@ -117,12 +112,12 @@ class Replay:
         await self._note(ReplayEnded(run=self._run, sent=self.sent, passed_over=self.passed_over, at=self._clock.now()))
 
     async def _rebuild(self, action: Action) -> JobReplayed:
-        job_id, through = action.job_id, self._scan.last[action.job_id].offset
+        job_id = action.job_id
         looked_at = self._read_to[self._scan.last[job_id].partition]
         for _ in range(_AGAIN):
             state = self._scan.refold.state(job_id)
             assert state is not None
-            record = JobRebuilt.of(job_id, state, self._scan.refold.shards(job_id, state), through, self._run).to_bytes()
+            record = JobRebuilt.of(job_id, state, self._scan.refold.shards(job_id, state), looked_at - 1, self._run).to_bytes()
             if len(record) > MAX_RECORD_BYTES * 9 // 10:
                 return self._done(action, None, f"its entries have {len(record):,} bytes, more than one record may have")
             sent = await (await self._publisher.send(self._names.results.name, job_id.encode(), record))
@@ -131,10 +126,9 @@ class Replay:
             looked_at = sent.offset + 1
             if not newer:
                 return self._done(action, f"results:{sent.partition}:{sent.offset}", None)
-            # They came before our record and are not in it: what it says is of an earlier moment.
-            through = newer[-1].offset
+            # They came before our record and are not in it: the tally passes it over.
             await self._scan.refold.all(newer)
-        raise ExportError(f"job {job_id} moves too quickly to be put back; try again later, it is as it was {_AGAIN} records ago")
+        raise ExportError(f"job {job_id} moves too quickly to be put back; nothing of it was changed, try again later")
 
     async def _between(self, job_id: str, span: Span) -> list[Raw]:
         """The job's events there."""

@@ -74,6 +74,10 @@ def test_the_state_is_the_last_action_that_was_done_to_this_very_letter() -> Non
         assert replace(letter, actions=actions).state == state
     assert replace(letter, actions=[begun, action("redrive", "dropped")]).state == "open"
     assert replace(letter, actions=[begun, done, action("redrive", "begun", id_="2")]).state == "redriving"
+    # One that broke off, and was dealt with afterwards.
+    assert replace(letter, actions=[begun, action("discard", "done", id_="2")]).state == "discarded"
+    sent_again = [action("redrive", stage, id_="2") for stage in ("begun", "done")]
+    assert replace(letter, actions=[begun, *sent_again]).state == "redriven"
     assert letter.is_of(begun)
     assert not letter.is_of(action("redrive", "done", of=AT - timedelta(days=1))), "the topic was made again: another letter's"
     assert not letter.is_of(action("rewind", "done"))
@@ -188,7 +192,7 @@ def test_times(text: str, when: datetime) -> None:
     assert parse_time(text, AT) == when
 
 
-@pytest.mark.parametrize("text", ["yesterday", "", "2025-01-15T10:30:00", "99999999999d", "5 h"])
+@pytest.mark.parametrize("text", ["yesterday", "", "2025-01-15T10:30:00", "99999999999d", "5 h", "0001-01-01T00:00:00+14:00"])
 def test_what_is_no_time_says_so(text: str) -> None:
     with pytest.raises(ValueError, match=r"give|add"):
         parse_time(text, AT)
