@@ -7,6 +7,7 @@ token that is refused is known to be one that we may have used.
 
 import asyncio
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 from aiolimiter import AsyncLimiter
 from pydantic import ValidationError
@@ -129,12 +130,16 @@ class Answerer:
 def callback(
     answerer: Answerer, reporter: Reporter, publisher: Publisher, dead_letters: DeadLetters, topics: Topics, log: Any
 ) -> Handle:
+    writing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
     async def handle(record: Incoming, entry: Entry) -> None:
         try:
             completed = JobCompleted.model_validate_json(record.value or b"")
         except ValidationError as error:
             return entry.after([await dead_letters.put(record, error)])
-        report_uri = await until_available(lambda: write_with_retries(reporter, completed, log), log)
+        # In their order: where many are read again, the report of an earlier run must not be the last that is written.
+        async with writing.setdefault(completed.snapshot.job_id, asyncio.Lock()):
+            report_uri = await until_available(lambda: write_with_retries(reporter, completed, log), log)
         said = await answerer.answer(completed, report_uri)
         if said is None:
             return entry.done()

@@ -43,9 +43,9 @@ async def look(settings: Settings, roles: Sequence[str], to: datetime | None, jo
     names, actions = topics(settings), await operations.read_actions(settings)
     unfinished = _unfinished(settings, actions)
     moves: list[Move] = []
-    async with reader(settings) as consumer:
-        for role in roles:
-            spec: TopicSpec = getattr(names, TOPICS[role])
+    specs: dict[str, TopicSpec] = {role: getattr(names, TOPICS[role]) for role in roles}
+    async with reader(settings, *specs.values(), names.jobs_changelog, names.shards_changelog) as consumer:
+        for role, spec in specs.items():
             moves += await _moves(settings, consumer, role, spec, to)
         if "tally" not in roles:
             return Plan(moves, to=to)

@@ -83,7 +83,7 @@ async def _records(world: World, planted: set[bytes]) -> list[tuple[str, bytes]]
         topics = [topic for topic in await admin.list_topics() if topic.startswith(mine)]
     finally:
         await admin.close()
-    assert len(topics) == 12, topics
+    assert len(topics) == 13, topics
     found = await records(bootstrap, *topics)
     return [(f"a record of {record.topic}", _whole(record)) for record in found if record.value not in planted]
 
