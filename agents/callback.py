@@ -6,6 +6,7 @@ token that is refused is known to be one that we may have used.
 """
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any, Literal
 from weakref import WeakValueDictionary
 
@@ -26,6 +27,10 @@ from streams.dead_letters import DeadLetters
 from streams.steps import Handle, Incoming
 from streams.topics import Topics
 
+_BESIDE = 10_000
+"""Tasks of a job, up to which its report is written while its answer is claimed. After a crash between claim and call nobody knows whether
+a token that is refused was used: a claim does not wait for a report that takes seconds."""
+
 
 class Answerer:
     def __init__(
@@ -37,10 +42,17 @@ class Answerer:
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._rate = AsyncLimiter(settings.per_second, 1)
 
-    async def answer(self, completed: JobCompleted, report_uri: str | None) -> CallbackAnswered | None:
-        """Tell Step Functions, unless it was told already; what it said, or None if nobody waits."""
-        job = completed.snapshot
-        attempt = await until_available(lambda: self._ledger.claim(job.job_id, job.attempt, self._clock.now()), self._log)
+    async def answer(self, completed: JobCompleted, report: Awaitable[str | None]) -> CallbackAnswered | None:
+        """When the report is written tell Step Functions, unless it was told already; what it said, or None if nobody waits.
+
+        Args:
+            report: writes it; its URI, None if there is none.
+        """
+        job, writing = completed.snapshot, asyncio.ensure_future(report)
+        if (job.total_tasks or 0) > _BESIDE:
+            await writing
+        claim = until_available(lambda: self._ledger.claim(job.job_id, job.attempt, self._clock.now()), self._log)
+        attempt, report_uri = await asyncio.gather(claim, writing)
         if attempt is None or attempt.token is None:
             return None
         if attempt.answer is not None:
@@ -132,15 +144,17 @@ def callback(
 ) -> Handle:
     writing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
+    async def written(completed: JobCompleted) -> str | None:
+        # In their order: where many are read again, the report of an earlier run must not be the last that is written.
+        async with writing.setdefault(completed.snapshot.job_id, asyncio.Lock()):
+            return await until_available(lambda: write_with_retries(reporter, completed, log), log)
+
     async def handle(record: Incoming, entry: Entry) -> None:
         try:
             completed = JobCompleted.model_validate_json(record.value or b"")
         except ValidationError as error:
             return entry.after([await dead_letters.put(record, error)])
-        # In their order: where many are read again, the report of an earlier run must not be the last that is written.
-        async with writing.setdefault(completed.snapshot.job_id, asyncio.Lock()):
-            report_uri = await until_available(lambda: write_with_retries(reporter, completed, log), log)
-        said = await answerer.answer(completed, report_uri)
+        said = await answerer.answer(completed, written(completed))
         if said is None:
             return entry.done()
         key = said.job_id.encode()

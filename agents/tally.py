@@ -16,12 +16,13 @@ from export_service import snapshots
 from export_service.jobs import JobState, Step
 from export_service.messages import (
     AttemptOpened,
-    Event,
     ExportRequested,
     JobCancelled,
     JobCompleted,
+    JobEvent,
     Record,
     ResultsRange,
+    Unreadable,
     read_event,
 )
 from export_service.ports import Publisher
@@ -47,11 +48,11 @@ def tally(
     async def handle(record: Incoming, entry: Entry) -> None:
         try:
             event = read_event(record.value or b"")
-        except ValidationError as error:
+        except (ValidationError, Unreadable) as error:
             return entry.after([await dead_letters.put(record, error)])
         return together.add(entry, await count(event, record))
 
-    async def count(event: Event, record: Incoming) -> list["asyncio.Future[Any]"]:
+    async def count(event: JobEvent, record: Incoming) -> list["asyncio.Future[Any]"]:
         """What confirms its outputs."""
         job_id = folding.job_of(event)
 

@@ -22,16 +22,14 @@ from typing import NamedTuple
 from export_service.counting import Counted, by_shard
 from export_service.messages import (
     AttemptOpened,
-    Event,
     JobAccepted,
     JobCancelled,
+    JobEvent,
     JobInfo,
     JobPlanned,
     JobStatus,
     PlanFailed,
-    QuickResults,
     Record,
-    Results,
     TaskResults,
     Timestamp,
 )
@@ -116,7 +114,7 @@ class Step(NamedTuple):
     reruns: bool = False
 
 
-def fold(state: JobState | None, event: Event, offset: int, at: datetime, shard: ReadShard) -> Step:
+def fold(state: JobState | None, event: JobEvent, offset: int, at: datetime, shard: ReadShard) -> Step:
     """(state, event) -> state.
 
     Args:
@@ -149,7 +147,7 @@ def fold(state: JobState | None, event: Event, offset: int, at: datetime, shard:
                 return _stop(failed, {}, JobStatus.FAILED, "ExportPlanFailed", event.cause, offset, at, shard)
             failed = failed.model_copy(update={"error": "ExportPlanFailed", "cause": event.cause})
             return Step(_end(failed, JobStatus.FAILED, offset, at), changed=True, completes=True)
-        case TaskResults() | QuickResults():
+        case TaskResults():
             return _results(state, event, offset, at, shard)
         case JobCancelled():
             if event.attempt not in (None, state.attempt):
@@ -158,21 +156,21 @@ def fold(state: JobState | None, event: Event, offset: int, at: datetime, shard:
             return _stop(state, {}, status, event.error, event.cause, offset, at, shard)
 
 
-def job_of(event: Event) -> str:
+def job_of(event: JobEvent) -> str:
     """The job's id."""
-    return event.job_id if isinstance(event, Results | JobCancelled) else event.job.job_id
+    return event.job_id if isinstance(event, TaskResults | JobCancelled) else event.job.job_id
 
 
-def event_attempt(event: Event) -> int:
-    if isinstance(event, Results | JobCancelled):
+def event_attempt(event: JobEvent) -> int:
+    if isinstance(event, TaskResults | JobCancelled):
         return event.attempt or 1
     return event.job.attempt
 
 
-def _again(state: JobState, event: Event, offset: int, shard: ReadShard) -> Step:
+def _again(state: JobState, event: JobEvent, offset: int, shard: ReadShard) -> Step:
     """A replay after a crash that kept the state and lost shards. A later run needs them, so they are made whole."""
     repaired: Shards = {}
-    if isinstance(event, Results):
+    if isinstance(event, TaskResults):
         repaired = _join(state, event.attempt, by_shard(event.results, state.total), offset, shard)
     for before, run in pairwise(state.runs):
         if run.begun == offset and state.plan < run.attempt:
@@ -252,7 +250,7 @@ def _planned(state: JobState, event: JobPlanned, offset: int, at: datetime, shar
     return _advance(state.model_copy(update=planned), {}, offset, at, shard)
 
 
-def _results(state: JobState, event: Results, offset: int, at: datetime, shard: ReadShard) -> Step:
+def _results(state: JobState, event: TaskResults, offset: int, at: datetime, shard: ReadShard) -> Step:
     if event.attempt < state.plan:
         return Step(state)
     run, counted = state.run, by_shard(event.results, state.total)

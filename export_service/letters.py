@@ -22,8 +22,9 @@ from export_service.messages import (
     JobCompleted,
     JobSnapshot,
     OperatorAction,
-    TaskBatch,
+    Unreadable,
     iso_millis,
+    read_batch,
     read_event,
 )
 from export_service.redaction import HIDDEN, body_without_secrets, names_token, without_secrets
@@ -36,12 +37,12 @@ PLACE = re.compile(rf"{QUEUE}:.*|[^:]+:\d+:\d+")
 _DONE: Mapping[str, State] = {"redrive": "redriven", "discard": "discarded"}
 _JOB: Mapping[str, Callable[[bytes], str]] = {
     "requests": lambda value: ExportRequested.model_validate_json(value).job.job_id,
-    "tasks": lambda value: TaskBatch.model_validate_json(value).job_id,
+    "tasks": lambda value: read_batch(value).job_id,
     "results": lambda value: job_of(read_event(value)),
     "snapshots": lambda value: JobSnapshot.model_validate_json(value).job_id,
     "completions": lambda value: JobCompleted.model_validate_json(value).snapshot.job_id,
 }
-"""Topic -> reads one of its records as its step does, for its job. Raises ValidationError."""
+"""Topic -> reads one of its records as its step does, for its job. Raises ValidationError, Unreadable."""
 
 
 class Place(NamedTuple):
@@ -178,11 +179,9 @@ def sending(kept: Kept, original: Original | None, edit: Edit | None, policy: Po
         raise ExportError(f"dead letter {kept.id}: {kept.place.topic} is no topic of ours; check EXPORT_TOPICS_PREFIX")
     try:
         job_id = _JOB[kept.topic](value).encode()
-    except ValidationError as error:
-        mistake = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, mistake["loc"])) or "record"
+    except (ValidationError, Unreadable) as error:
         raise ExportError(
-            f"dead letter {kept.id}: {kept.topic} still cannot take it ({where}: {mistake['msg']}); use --edit or --set, or discard it"
+            f"dead letter {kept.id}: {kept.topic} still cannot take it ({_mistake(error)}); use --edit or --set, or discard it"
         ) from None
     key = original.key if original else kept.key
     if (key or b"").partition(b":")[0] != job_id:
@@ -190,6 +189,13 @@ def sending(kept: Kept, original: Original | None, edit: Edit | None, policy: Po
         key = job_id
         notes.append("key is its job's")
     return Sending(kept, kept.place.topic, key, value, original.headers if original else {}, tuple(notes))
+
+
+def _mistake(error: ValidationError | Unreadable) -> str:
+    if isinstance(error, Unreadable):
+        return str(error)
+    first = error.errors(include_input=False, include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'record'}: {first['msg']}"
 
 
 def _without_token(value: bytes) -> tuple[bytes, bool]:

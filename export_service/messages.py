@@ -5,6 +5,7 @@ Changes are additive only: a reader ignores fields that it does not know. Times 
 No record carries a task token, and no URL here carries its query: a query (it may be a signature) travels sealed, see `sealing`.
 """
 
+import re
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
@@ -122,22 +123,37 @@ class ExportRequested(Record):
     """Of a later run: the list of files must still be the one that `done` counts in."""
 
 
-class Task(FileSpec):
-    """One file of a plan; `index` is its place in the plan, 0 … total-1."""
+class Packed(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    """Base of what travels by the million: read and written several times as quickly as a Record, and not checked when it is made."""
+
+    def to_bytes(self) -> bytes:
+        return _encoder.encode(self)
+
+
+_encoder = msgspec.json.Encoder()
+
+
+class Task(Packed, frozen=True, gc=False, omit_defaults=True):
+    """One file of a plan; `index` is its place in the plan, 0 … total-1. The rest is as in FileSpec."""
 
     index: int
+    url: str
+    name: str
+    query: str | None = None
+    size: int | None = None
+    sha256: str | None = None
 
 
-class TaskBatch(Record):
+class TaskBatch(Packed, frozen=True, gc=False, tag_field="type"):
     """`tasks`: download these."""
 
-    type: Literal["TaskBatch"] = "TaskBatch"
     job_id: str
     attempt: int
-    user_id: str | None = None
-    """Who shares the workers' slots with other users. None in old records."""
     destination: str
     tasks: tuple[Task, ...]
+    user_id: str | None = None
+    """Who shares the workers' slots with other users. None in old records."""
+    v: Literal[1] = 1
 
 
 class JobAccepted(Record):
@@ -215,7 +231,7 @@ class DownloadLimits(Record):
     """`host` or `host:port` -> files at a time."""
 
 
-class TaskResult(Record):
+class TaskResult(Packed, frozen=True, gc=False, omit_defaults=True):
     """The outcome of one task. `error` is a failure class such as `HttpNotFound`, `message` one sentence without URL query."""
 
     index: int
@@ -230,13 +246,13 @@ class TaskResult(Record):
     message: str | None = None
 
 
-class TaskResults(Record):
+class TaskResults(Packed, frozen=True, gc=False, tag_field="type"):
     """`results`: outcomes of some tasks of one batch."""
 
-    type: Literal["TaskResults"] = "TaskResults"
     job_id: str
     attempt: int
     results: tuple[TaskResult, ...]
+    v: Literal[1] = 1
 
 
 class JobSnapshot(Record):
@@ -357,44 +373,51 @@ class OperatorAction(Record):
     details: dict[str, Any] = Field(default_factory=dict)
 
 
-JobEvent = JobAccepted | JobPlanned | PlanFailed | TaskResults | AttemptOpened | JobCancelled
-job_events: TypeAdapter[JobEvent] = TypeAdapter(Annotated[JobEvent, Field(discriminator="type")])
-"""Reads one `results` record. Raises pydantic.ValidationError."""
+_RareEvent = JobAccepted | JobPlanned | PlanFailed | AttemptOpened | JobCancelled
+_rare_events: TypeAdapter[_RareEvent] = TypeAdapter(Annotated[_RareEvent, Field(discriminator="type")])
+JobEvent = _RareEvent | TaskResults
 
 
-class QuickResult(msgspec.Struct, gc=False, rename="camel"):
-    """TaskResult, read quickly."""
-
-    index: int
-    outcome: Outcome
-    name: str
-    url: str
-    bytes: int = 0
-    sha256: str | None = None
-    attempts: int = 1
-    duration_ms: int = 0
-    error: str | None = None
-    message: str | None = None
+class _Kind(msgspec.Struct):
+    type: str = ""
 
 
-class QuickResults(msgspec.Struct, tag_field="type", tag="TaskResults", rename="camel"):
-    """TaskResults, read four times as quickly. Nearly all that is on `results` is these."""
-
-    job_id: str
-    attempt: int
-    results: list[QuickResult]
-    v: Literal[1] = 1
+_kind = msgspec.json.Decoder(_Kind)
+_batch = msgspec.json.Decoder(TaskBatch)
+_results = msgspec.json.Decoder(TaskResults)
 
 
-Result = TaskResult | QuickResult
-Results = TaskResults | QuickResults
-Event = JobEvent | QuickResults
-_results = msgspec.json.Decoder(QuickResults)
+_BAD = (msgspec.MsgspecError, UnicodeError)
 
 
-def read_event(value: bytes) -> Event:
-    """As `job_events` does; TaskResults come as QuickResults. Raises pydantic.ValidationError."""
+class Unreadable(ValueError):
+    """What the value of a record is not, and where: its fields, never what is in them."""
+
+
+def read_event(value: bytes) -> JobEvent:
+    """One `results` record. Raises Unreadable, pydantic.ValidationError."""
     try:
-        return _results.decode(value)
-    except (msgspec.MsgspecError, UnicodeError):
-        return job_events.validate_json(value)
+        return _results.decode(value)  # nearly all are
+    except _BAD as error:
+        if _is(value, "TaskResults"):
+            raise _unreadable(error) from None
+    return _rare_events.validate_json(value)
+
+
+def read_batch(value: bytes) -> TaskBatch:
+    """One `tasks` record. Raises Unreadable."""
+    try:
+        return _batch.decode(value)
+    except _BAD as error:
+        raise _unreadable(error) from None
+
+
+def _is(value: bytes, kind: str) -> bool:
+    try:
+        return _kind.decode(value).type == kind
+    except _BAD:
+        return False
+
+
+def _unreadable(error: Exception) -> Unreadable:
+    return Unreadable("not UTF-8" if isinstance(error, UnicodeError) else re.sub(r""" ('.*'|".*")""", "", str(error)))

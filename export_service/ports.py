@@ -5,7 +5,7 @@ A dependency that cannot be reached raises `failures.Unavailable`, unless a meth
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -180,6 +180,12 @@ class FileSource(Protocol):
         """(url, size) of every object below a prefix, in key order. Raises PlanError where there is no listing."""
 
 
+class Digest(Protocol):
+    """Of hashlib."""
+
+    def digest(self) -> bytes: ...
+
+
 class Sink(Protocol):
     """A file being written. Invisible under its final name until the surrounding context ends without an exception."""
 
@@ -191,8 +197,39 @@ class Destination(Protocol):
 
     def uri(self, name: str) -> str: ...
 
-    def create(self, name: str, size: int | None = None) -> AbstractAsyncContextManager[Sink]:
-        """Write `name` (a checked relative path), replacing what is there, atomically. `size` is a hint. Raises TransferError."""
+    def copies(self, url: str) -> bool:
+        """Whether this is a CopyingDestination that may copy the file at `url`."""
+
+    def create(self, name: str, size: int | None = None, digest: Digest | None = None) -> AbstractAsyncContextManager[Sink]:
+        """Write `name` (a checked relative path), replacing what is there, atomically. Raises TransferError.
+
+        `size` is a hint. `digest`: the SHA-256 of all that was written, by the time the context ends, if the caller has it anyway.
+        """
+
+
+@dataclass(frozen=True)
+class Copied:
+    """`sha256`: in hexadecimal, if the store keeps one of the whole."""
+
+    size: int
+    sha256: str | None
+
+
+Check = Callable[[int, str | None], None]
+"""Told of a size and a SHA-256, if it is known; raises TransferError if a file with those is not wanted."""
+
+
+class CopyingDestination(Destination, Protocol):
+    """One whose store may copy a file that it has already, so that no byte comes through here."""
+
+    async def copy(self, name: str, url: str, *, hashed: bool, check: Check, moved: Callable[[], None]) -> Copied | None:
+        """As `create`, with the content of one version of `url`. None: it has to be read and written; nothing has been done.
+
+        Args:
+            hashed: there must be a SHA-256 for `check`.
+            check: called before anything is copied.
+            moved: called from time to time while it gets on.
+        """
 
 
 class Destinations(Protocol):

@@ -14,7 +14,7 @@ from export_service import names
 from export_service.failures import ExportError
 from export_service.jobs import JobState, all_numbers
 from export_service.manifests import Entry
-from export_service.messages import ExportRequested, FileSpec, JobStatus, ManifestRef, Outcome, Results, iso_millis
+from export_service.messages import ExportRequested, FileSpec, JobStatus, ManifestRef, Outcome, TaskResults, iso_millis
 from export_service.sealing import seal, without_query
 from export_service.shards import SHARD_TASKS, ReadShard
 
@@ -57,7 +57,7 @@ class FailedJob:
         """There is no list of files that outcomes could be matched with."""
         return self.state is not None and (self.state.total is None or self.state.error == "ExportPlanFailed")
 
-    def see(self, event: Results) -> None:
+    def see(self, event: TaskResults) -> None:
         """An event of the job on `results`, in order."""
         assert self.state is not None
         if event.attempt < self.state.run:

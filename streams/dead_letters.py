@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from export_service.messages import DeadLetter
+from export_service.messages import DeadLetter, Unreadable
 from export_service.ports import Clock, Publisher
 from export_service.redaction import body_without_secrets, without_secrets
 from streams.steps import Incoming
@@ -17,7 +17,7 @@ class DeadLetters:
     def __init__(self, publisher: Publisher, topic: str, clock: Clock) -> None:
         self._publisher, self._topic, self._clock = publisher, topic, clock
 
-    async def put(self, record: Incoming, error: ValidationError) -> "asyncio.Future[Any]":
+    async def put(self, record: Incoming, error: ValidationError | Unreadable) -> "asyncio.Future[Any]":
         """The future is done when the dead letter is safe: only then may the record be acked."""
         value = record.value or b""
         try:
@@ -36,7 +36,9 @@ class DeadLetters:
         return await self._publisher.send(self._topic, record.key, letter.to_bytes())
 
 
-def _reason(error: ValidationError) -> str:
+def _reason(error: ValidationError | Unreadable) -> str:
     """Which fields and why. Not pydantic's own text, which quotes values."""
+    if isinstance(error, Unreadable):
+        return str(error)
     mistakes = error.errors(include_input=False, include_url=False)
     return "; ".join(f"{'.'.join(map(str, mistake['loc'])) or 'record'}: {mistake['msg']}" for mistake in mistakes)

@@ -14,7 +14,7 @@ from connectors.aws import Clients
 from connectors.dynamodb import DynamoTable
 from connectors.sources import Sources
 from export_service.failures import ExportError, PlanError
-from export_service.messages import AttemptOpened, ExportRequested, JobSnapshot, JobStatus, QuickResults, TaskResults, read_event
+from export_service.messages import AttemptOpened, ExportRequested, JobSnapshot, JobStatus, TaskResults, Unreadable, read_event
 from export_service.redrive import Changes, FailedJob, again, failed_job
 from export_service.settings import Settings
 from streams import operations
@@ -165,7 +165,7 @@ async def _outcomes(consumer: AIOKafkaConsumer, settings: Settings, names: Topic
             continue
         try:
             event = read_event(record.value or b"")
-        except ValidationError:
+        except (ValidationError, Unreadable):
             continue  # a dead letter
-        if isinstance(event, TaskResults | QuickResults):
+        if isinstance(event, TaskResults):
             job.see(event)

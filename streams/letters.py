@@ -86,9 +86,9 @@ async def send(settings: Settings, planned: Sequence[Sending], why: str | None) 
         finished = []
         for each in planned:
             if each.topic is None:
-                dedup = f"dead-letter-{each.kept.id}-{each.kept.at.timestamp()}"
                 body, group = each.value.decode(), (each.key or b"").decode()
-                details = {"messageId": await send_message(client, settings.queue.url or "", body, group, dedup)}
+                sent_as = await send_message(client, settings.queue.url or "", body, group, actions[each.kept.id].id)
+                details = {"messageId": sent_as}
             else:
                 sent = await (await publisher.send(each.topic, each.key, each.value, headers=each.headers))
                 details = {"sent": f"{each.topic}:{sent.partition}:{sent.offset}"}

@@ -1,44 +1,78 @@
 """Reads one job's task results again, beside the running consumers and without touching their group."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
-from export_service.messages import QuickResults, Results, ResultsRange, TaskResults, read_event
+from export_service.messages import ResultsRange, TaskResults, Unreadable, read_event
 from export_service.settings import Settings
 from streams.kafka_client import connection, unreachable
 
-
-async def read_results(settings: Settings, topic: str, job_id: str, events: ResultsRange) -> AsyncIterator[Results]:
-    """The job's TaskResults from the first to the last offset of `events`, both included. Raises Unavailable."""
-    consumer = AIOKafkaConsumer(**connection(settings), enable_auto_commit=False, auto_offset_reset="earliest")
-    key = job_id.encode()
-    try:
-        await consumer.start()
-        place = TopicPartition(topic, events.partition)
-        consumer.assign([place])
-        consumer.seek(place, events.first)
-        while True:
-            for records in (await consumer.getmany(timeout_ms=1000)).values():
-                for record in records:
-                    if record.offset > events.last:
-                        return
-                    if record.key == key and (event := _results(record.value)) is not None:
-                        yield event
-            if await consumer.position(place) > events.last:
-                return
-    except KafkaError as error:
-        raise unreachable(settings, error) from None
-    finally:
-        await consumer.stop()
+_KEPT = 4
+"""Consumers, for the next jobs: who waits for an answer should not wait for two connections and a list of topics first."""
+_WAIT_MS = 10
+"""All that is read is there. A fetch that finds nothing, sent in the moment before its consumer rests, would hold up the next job's."""
 
 
-def _results(value: bytes | None) -> Results | None:
+class ResultsReader:
+    """Of one topic. `close` it at the end."""
+
+    def __init__(self, settings: Settings, topic: str) -> None:
+        self._settings, self._topic = settings, topic
+        self._resting: list[AIOKafkaConsumer] = []
+
+    async def read(self, job_id: str, events: ResultsRange) -> AsyncIterator[TaskResults]:
+        """The job's TaskResults from the first to the last offset of `events`, both included. Raises Unavailable."""
+        key, place = job_id.encode(), TopicPartition(self._topic, events.partition)
+        try:
+            async with self._reading(place, events.first) as consumer:
+                while await consumer.position(place) <= events.last:
+                    for records in (await consumer.getmany(timeout_ms=1000)).values():
+                        for record in records:
+                            if record.offset > events.last:
+                                return
+                            if record.key == key and (event := _results(record.value)) is not None:
+                                yield event
+        except KafkaError as error:
+            raise unreachable(self._settings, error) from None
+
+    async def close(self) -> None:
+        while self._resting:
+            await self._resting.pop().stop()
+
+    @asynccontextmanager
+    async def _reading(self, place: TopicPartition, offset: int) -> AsyncIterator[AIOKafkaConsumer]:
+        made = None if self._resting else self._new()
+        consumer = made or self._resting.pop()
+        try:
+            if made is not None:
+                await made.start()
+            consumer.assign([place])
+            consumer.seek(place, offset)
+            yield consumer
+            consumer.pause(place)
+        except BaseException:
+            # What it has under way is not known.
+            await consumer.stop()
+            raise
+        if len(self._resting) < _KEPT:
+            self._resting.append(consumer)
+        else:
+            await consumer.stop()
+
+    def _new(self) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(
+            **connection(self._settings), enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=_WAIT_MS
+        )
+
+
+def _results(value: bytes | None) -> TaskResults | None:
     """None for other events, and for a record that is none, which the tally has put among the dead letters."""
     try:
         event = read_event(value or b"")
-    except ValidationError:
+    except (ValidationError, Unreadable):
         return None
-    return event if isinstance(event, TaskResults | QuickResults) else None
+    return event if isinstance(event, TaskResults) else None

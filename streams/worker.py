@@ -39,7 +39,7 @@ from streams.followers import Follower, cancellations, demands, limits
 from streams.open_jobs import watch_open_jobs
 from streams.parts import Parts
 from streams.publisher import KafkaPublisher
-from streams.results_reader import read_results
+from streams.results_reader import ResultsReader
 from streams.role import FaustRole, confirmed_table
 from streams.steps import beside
 from streams.stuck_jobs import explain
@@ -320,10 +320,16 @@ def _tally(parts: Parts, fatal: Fatal) -> StartStop:
 def _callback(parts: Parts, fatal: Fatal) -> StartStop:
     role = FaustRole(parts.settings, "callback", fatal, parts.metrics)
     answerer = Answerer(parts.step_functions, parts.table, parts.clock, parts.settings.callback, parts.metrics, parts.log)
-    reporter = Reporter(partial(read_results, parts.settings, parts.topics.results.name), parts.destinations)
+    reader = ResultsReader(parts.settings, parts.topics.results.name)
+    reporter = Reporter(reader.read, parts.destinations)
     handle = callback(answerer, reporter, parts.publisher, parts.dead_letters, parts.topics, parts.log)
     role.consume(parts.topics.completions, handle, concurrency=parts.settings.worker.ack_window)
-    return role.start, role.stop
+
+    async def stop() -> None:
+        await role.stop()
+        await reader.close()
+
+    return role.start, stop
 
 
 def _snapshot(parts: Parts, fatal: Fatal) -> StartStop:

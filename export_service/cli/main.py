@@ -42,7 +42,7 @@ def _main(
 
 
 def _register() -> None:
-    from export_service.cli import config, dead_letters, demo, dev, jobs, limits, redrive, rewind, topics, verify, worker
+    from export_service.cli import config, dead_letters, demo, dev, jobs, limits, redrive, rewind, sweep, topics, verify, worker
 
     app.command("demo")(demo.demo)
     app.add_typer(dev.app, name="dev")
@@ -54,6 +54,7 @@ def _register() -> None:
     app.command("rewind")(rewind.rewind)
     app.command("reset")(rewind.reset)
     app.command("verify")(verify.verify)
+    app.command("sweep")(sweep.sweep)
     app.add_typer(dead_letters.app, name="dead-letters")
     app.add_typer(limits.app, name="limits")
     app.add_typer(topics.app, name="topics")

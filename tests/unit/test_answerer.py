@@ -1,6 +1,7 @@
 """The callback step over memory ports: DESIGN §3.2's table, and a crash at each point between claim, call and record."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -24,9 +25,21 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TOKEN = "AAAAKgAAAAIAAAAAAAAAAebfqJhRE-canary"
 
 
-def completed(job_id: str = "j", status: JobStatus = JobStatus.COMPLETED) -> JobCompleted:
-    snapshot = JobSnapshot(job_id=job_id, attempt=1, version=3, status=status, total_tasks=1, updated_at=NOW, completed_at=NOW)
+def completed(job_id: str = "j", tasks: int = 1) -> JobCompleted:
+    snapshot = JobSnapshot(
+        job_id=job_id,
+        attempt=1,
+        version=3,
+        status=JobStatus.COMPLETED,
+        total_tasks=tasks,
+        updated_at=NOW,
+        completed_at=NOW,
+    )
     return JobCompleted(id=f"{job_id}:1", snapshot=snapshot, events=ResultsRange(partition=0, first=0, last=2))
+
+
+async def no_report() -> None:
+    """None is written, or wanted."""
 
 
 class Bench:
@@ -39,7 +52,7 @@ class Bench:
         if ("j", 1) not in self.ledger.attempts:
             await self.ledger.open_attempt("j", TOKEN, "d", None, NOW)
         async with asyncio.timeout(wait):
-            return await self.answerer.answer(completed(), None)
+            return await self.answerer.answer(completed(), no_report())
 
     def fail(self, *errors: Exception) -> None:
         left = list(errors)
@@ -146,9 +159,9 @@ async def test_a_job_that_waits_to_try_again_holds_no_other_up() -> None:
     bench.callback.refuse = refuse
     settings = Callback(concurrency=1, backoff_seconds=0.001, max_backoff_seconds=0.002)
     answerer = Answerer(bench.callback, bench.ledger, SystemClock(), settings, bench.metrics, structlog.get_logger())
-    stuck = asyncio.create_task(answerer.answer(completed("stuck"), None))
+    stuck = asyncio.create_task(answerer.answer(completed("stuck"), no_report()))
     async with asyncio.timeout(5):
-        said = await answerer.answer(completed("quick"), None)
+        said = await answerer.answer(completed("quick"), no_report())
     assert said is not None
     assert said.outcome is CallbackOutcome.SENT
     stuck.cancel()
@@ -182,3 +195,34 @@ async def test_reports_of_one_job_are_written_in_the_order_of_its_ends() -> None
     gate.set()
     await asyncio.gather(*handling)
     assert written == [1, 2]
+
+
+@pytest.mark.parametrize(("tasks", "claimed"), [(10_000, True), (10_001, False)])
+async def test_nobody_is_told_before_the_report_is_written_and_a_long_one_is_written_before_the_claim(
+    tasks: int, claimed: bool
+) -> None:
+    bench = Bench()
+    await bench.ledger.open_attempt("j", TOKEN, "d", None, NOW)
+    written: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+    answering = asyncio.create_task(bench.answerer.answer(completed(tasks=tasks), written))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert bench.ledger.attempts["j", 1].claimed is claimed
+    assert bench.callback.answers == []
+    written.set_result("file:///out/_report.jsonl")
+    said = await answering
+    assert said is not None
+    ((_, _, output),) = bench.callback.answers
+    assert json.loads(output)["reportUri"] == "file:///out/_report.jsonl"
+
+
+async def test_a_completion_that_comes_again_writes_its_report_again_before_it_is_done() -> None:
+    bench = Bench()
+    said = await bench.answer()
+    written: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+    answering = asyncio.create_task(bench.answerer.answer(completed(), written))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not answering.done()
+    written.set_result(None)
+    assert await answering == said
