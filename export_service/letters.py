@@ -16,17 +16,8 @@ from pydantic import ValidationError
 
 from export_service.failures import ExportError, RequestRejected
 from export_service.jobs import job_of
-from export_service.messages import (
-    DeadLetter,
-    ExportRequested,
-    JobCompleted,
-    JobSnapshot,
-    OperatorAction,
-    Unreadable,
-    iso_millis,
-    read_batch,
-    read_event,
-)
+from export_service.messages import DeadLetter, ExportRequested, JobCompleted, JobSnapshot, OperatorAction, iso_millis
+from export_service.readers import Unreadable, read_batch, read_event, reason_of
 from export_service.redaction import HIDDEN, body_without_secrets, names_token, without_secrets
 from export_service.requests import Policy, parse
 
@@ -181,7 +172,7 @@ def sending(kept: Kept, original: Original | None, edit: Edit | None, policy: Po
         job_id = _JOB[kept.topic](value).encode()
     except (ValidationError, Unreadable) as error:
         raise ExportError(
-            f"dead letter {kept.id}: {kept.topic} still cannot take it ({_mistake(error)}); use --edit or --set, or discard it"
+            f"dead letter {kept.id}: {kept.topic} still cannot take it ({reason_of(error)}); use --edit or --set, or discard it"
         ) from None
     key = original.key if original else kept.key
     if (key or b"").partition(b":")[0] != job_id:
@@ -189,13 +180,6 @@ def sending(kept: Kept, original: Original | None, edit: Edit | None, policy: Po
         key = job_id
         notes.append("key is its job's")
     return Sending(kept, kept.place.topic, key, value, original.headers if original else {}, tuple(notes))
-
-
-def _mistake(error: ValidationError | Unreadable) -> str:
-    if isinstance(error, Unreadable):
-        return str(error)
-    first = error.errors(include_input=False, include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'record'}: {first['msg']}"
 
 
 def _without_token(value: bytes) -> tuple[bytes, bool]:

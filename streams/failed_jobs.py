@@ -14,7 +14,8 @@ from connectors.aws import Clients
 from connectors.dynamodb import DynamoTable
 from connectors.sources import Sources
 from export_service.failures import ExportError, PlanError
-from export_service.messages import AttemptOpened, ExportRequested, JobSnapshot, JobStatus, TaskResults, Unreadable, read_event
+from export_service.messages import AttemptOpened, ExportRequested, JobSnapshot, JobStatus, TaskResults
+from export_service.readers import Unreadable, read_event
 from export_service.redrive import Changes, FailedJob, again, failed_job
 from export_service.settings import Settings
 from streams import operations

@@ -57,7 +57,7 @@ async def read(
     places = [TopicPartition(topic, number) for number in partitions]
     ends, begins = await consumer.end_offsets(places), await consumer.beginning_offsets(places)
     if since is not None:
-        found = await consumer.offsets_for_times(dict.fromkeys(places, round(since.timestamp() * 1000)))
+        found = await consumer.offsets_for_times(dict.fromkeys(places, int(since.timestamp() * 1000)))
         begins = {place: at.offset if (at := found[place]) else ends[place] for place in places}
     async for record in read_spans(consumer, topic, {place.partition: (begins[place], ends[place]) for place in places}):
         yield record

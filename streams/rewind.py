@@ -144,7 +144,7 @@ async def _moves(settings: Settings, consumer: AIOKafkaConsumer, role: str, spec
     begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
     targets = dict(begins)
     if to is not None:
-        found = await consumer.offsets_for_times(dict.fromkeys(places, round(to.timestamp() * 1000)))
+        found = await consumer.offsets_for_times(dict.fromkeys(places, int(to.timestamp() * 1000)))
         targets = {place: at.offset if (at := found[place]) else ends[place] for place in places}
     moves = []
     for place in sorted(places):

@@ -1,5 +1,6 @@
 """A topic read from the outside: whole, from a time on, one record; and a topic that is not there."""
 
+import asyncio
 from datetime import UTC, datetime
 
 import pytest
@@ -22,6 +23,7 @@ async def test_a_topic_is_read_to_where_it_ends_now(settings: Settings) -> None:
         for job in jobs:
             sent = await (await publisher.send(spec.name, job.encode(), b"1"))
             assert sent.partition == partition_of(settings, job), "as the producer has it"
+        await asyncio.sleep(0.01)  # a time has milliseconds, and so much of it has to go by
         middle = datetime.now(UTC)
         last = await (await publisher.send(spec.name, b"late", b"2"))
     async with reader(settings, spec) as consumer:
