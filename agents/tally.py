@@ -6,6 +6,7 @@ A completion that was lost in a crash is sent again, because the record that cau
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -14,18 +15,10 @@ from pydantic import ValidationError
 from export_service import jobs as folding
 from export_service import snapshots
 from export_service.jobs import JobState, Step
-from export_service.messages import (
-    AttemptOpened,
-    ExportRequested,
-    JobCancelled,
-    JobCompleted,
-    JobEvent,
-    Record,
-    ResultsRange,
-    Unreadable,
-    read_event,
-)
+from export_service.messages import AttemptOpened, ExportRequested, JobCancelled, JobCompleted, JobEvent, Record, ResultsRange
 from export_service.ports import Publisher
+from export_service.readers import Unreadable
+from export_service.rebuilt import JobRebuilt, put_back, read
 from export_service.shards import ReadShard, Shard, bitmap_to_text
 from streams.ack_window import Entry
 from streams.dead_letters import DeadLetters
@@ -34,6 +27,9 @@ from streams.together import Together
 from streams.topics import Topics, TopicSpec
 from tables.jobs import Jobs
 from tables.shards import Shards
+
+Count = Callable[[JobEvent | JobRebuilt, Incoming], Awaitable[list["asyncio.Future[Any]"]]]
+"""Folds one event, and gives what confirms its outputs."""
 
 
 def tally(
@@ -45,22 +41,32 @@ def tally(
     topics: Topics,
     snapshot_every: timedelta,
 ) -> Handle:
+    count = counter(jobs, shards, publisher, topics, snapshot_every)
+
     async def handle(record: Incoming, entry: Entry) -> None:
         try:
-            event = read_event(record.value or b"")
+            event = read(record.value or b"")
         except (ValidationError, Unreadable) as error:
             return entry.after([await dead_letters.put(record, error)])
         return together.add(entry, await count(event, record))
 
-    async def count(event: JobEvent, record: Incoming) -> list["asyncio.Future[Any]"]:
-        """What confirms its outputs."""
-        job_id = folding.job_of(event)
+    return handle
+
+
+def counter(jobs: Jobs, shards: Shards, publisher: Publisher, topics: Topics, snapshot_every: timedelta) -> Count:
+    """The tally without its consumer: a replay folds with it what was recorded."""
+
+    async def count(event: JobEvent | JobRebuilt, record: Incoming) -> list["asyncio.Future[Any]"]:
+        job_id = event.job_id if isinstance(event, JobRebuilt) else folding.job_of(event)
 
         def shard(run: int, number: int) -> Shard:
             return shards.get(job_id, run, number)
 
         before = jobs.get(job_id)
-        step = folding.fold(before, event, record.offset, record.timestamp, shard)
+        if isinstance(event, JobRebuilt):
+            step = put_back(before, event, record.offset, shard)
+        else:
+            step = folding.fold(before, event, record.offset, record.timestamp, shard)
         state, due = step.state, _snapshot_due(before, step, record, snapshot_every)
         if due:
             state = state.but(snapshot_at=record.timestamp)
@@ -76,16 +82,16 @@ def tally(
         if step.cancels:
             outputs.append((topics.cancellations, JobCancelled(job_id=job_id, attempt=state.attempt, cause=state.cause or "")))
         if step.completes:
-            outputs.append((topics.completions, _completed(job_id, state, record)))
+            outputs.append((topics.completions, _completed(job_id, state, record.place.partition)))
         return [await publisher.send(topic.name, job_id.encode(), output.to_bytes()) for topic, output in outputs]
 
-    return handle
+    return count
 
 
 def _snapshot_due(before: JobState | None, step: Step, record: Incoming, every: timedelta) -> bool:
-    """At the end, and whenever the status changes; else at most once per `every` of record time, so that a replay sends the same ones."""
+    """At the end, and whenever status or attempt change; else at most once per `every` of record time, so that a replay sends the same."""
     last = step.state.snapshot_at
-    if step.completes or before is None or before.status is not step.state.status:
+    if step.completes or before is None or (before.status, before.attempt) != (step.state.status, step.state.attempt):
         return step.completes or step.changed
     return step.changed and (last is None or record.timestamp - last >= every)
 
@@ -100,12 +106,13 @@ def _rerun(request: ExportRequested, state: JobState, shard: ReadShard) -> Expor
     return request.model_copy(update={"done": done or None, "plan_digest": state.plan_digest})
 
 
-def _completed(job_id: str, state: JobState, record: Incoming) -> JobCompleted:
+def _completed(job_id: str, state: JobState, partition: int) -> JobCompleted:
+    assert state.completed_offset is not None
     return JobCompleted(
         id=f"{job_id}:{state.attempt}",
         snapshot=snapshots.of(job_id, state),
         report_format=state.job.report_format if state.job else "jsonl",
-        events=ResultsRange(partition=record.place.partition, first=state.first_offset, last=record.offset),
+        events=ResultsRange(partition=partition, first=state.first_offset, last=state.completed_offset),
         plan=state.plan,
         run=state.run,
     )

@@ -60,6 +60,8 @@ class JobState(Record):
     tallies: tuple[ShardTally, ...] = ()
     """Of shards 0, 1, … of this run."""
     first_offset: int
+    origin: int | None = None
+    """Of the job's very first event, where `first_offset` is that of a later list of files."""
     offset: int = -1
     """Of the last event that changed this state."""
     completed_offset: int | None = None
@@ -206,7 +208,8 @@ def _opened(state: JobState, event: AttemptOpened, offset: int, at: datetime, sh
     if state.total is None or state.error == "ExportPlanFailed":
         # No list of files that the outcomes so far could be matched with.
         anew = {"status": JobStatus.PENDING, "plan": job.attempt, "plan_digest": None, "total": None, "tallies": ()}
-        return Step(moved.model_copy(update=anew | {"first_offset": offset}), changed=True, reruns=True)
+        anew |= {"first_offset": offset, "origin": state.origin if state.origin is not None else state.first_offset}
+        return Step(moved.model_copy(update=anew), changed=True, reruns=True)
     # The shards that this run will have; where a crash kept later ones of it, the replay counts those when it gets there.
     tallies = tuple(_visible(state, state.run, number, shard).kept().tally() for number in range(len(state.tallies)))
     moved = moved.model_copy(update={"status": JobStatus.RUNNING, "tallies": tallies})

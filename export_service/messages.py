@@ -5,13 +5,12 @@ Changes are additive only: a reader ignores fields that it does not know. Times 
 No record carries a task token, and no URL here carries its query: a query (it may be a signature) travels sealed, see `sealing`.
 """
 
-import re
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
 
@@ -285,6 +284,8 @@ class JobSnapshot(Record):
     has_task_token: bool = False
     heartbeat_seconds: int | None = None
     deadline_at: Timestamp | None = None
+    first_offset: int | None = None
+    """Of the job's first event on its partition of `results`: who reads its history need not look before it. None in old records."""
 
 
 class ResultsRange(Record):
@@ -351,51 +352,28 @@ class DeadLetter(Record):
     at: Timestamp
 
 
-_RareEvent = JobAccepted | JobPlanned | PlanFailed | AttemptOpened | JobCancelled
-_rare_events: TypeAdapter[_RareEvent] = TypeAdapter(Annotated[_RareEvent, Field(discriminator="type")])
-JobEvent = _RareEvent | TaskResults
+class OperatorAction(Record):
+    """`operations`: what a person did, by whom and when.
+
+    `begun` is written before anything else is, `done` after all of it; `dropped`: nothing was done after all.
+    """
+
+    type: Literal["OperatorAction"] = "OperatorAction"
+    id: str
+    """The same in `begun` and in what ends it."""
+    action: str
+    """`redrive` or `discard` of a dead letter, `redrive-job`, `rewind`."""
+    subject: str
+    """A dead letter's `partition:offset`, a job's id, or the app's."""
+    of: Timestamp | None = None
+    """When a dead letter was written: its topic may have been made again, and then the same place is another's."""
+    stage: Literal["begun", "done", "dropped"]
+    who: str
+    at: Timestamp
+    why: str | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
 
 
-class _Kind(msgspec.Struct):
-    type: str = ""
-
-
-_kind = msgspec.json.Decoder(_Kind)
-_batch = msgspec.json.Decoder(TaskBatch)
-_results = msgspec.json.Decoder(TaskResults)
-
-
-_BAD = (msgspec.MsgspecError, UnicodeError)
-
-
-class Unreadable(ValueError):
-    """What the value of a record is not, and where: its fields, never what is in them."""
-
-
-def read_event(value: bytes) -> JobEvent:
-    """One `results` record. Raises Unreadable, pydantic.ValidationError."""
-    try:
-        return _results.decode(value)  # nearly all are
-    except _BAD as error:
-        if _is(value, "TaskResults"):
-            raise _unreadable(error) from None
-    return _rare_events.validate_json(value)
-
-
-def read_batch(value: bytes) -> TaskBatch:
-    """One `tasks` record. Raises Unreadable."""
-    try:
-        return _batch.decode(value)
-    except _BAD as error:
-        raise _unreadable(error) from None
-
-
-def _is(value: bytes, kind: str) -> bool:
-    try:
-        return _kind.decode(value).type == kind
-    except _BAD:
-        return False
-
-
-def _unreadable(error: Exception) -> Unreadable:
-    return Unreadable("not UTF-8" if isinstance(error, UnicodeError) else re.sub(r""" ('.*'|".*")""", "", str(error)))
+RareEvent = JobAccepted | JobPlanned | PlanFailed | AttemptOpened | JobCancelled
+JobEvent = RareEvent | TaskResults
+"""What is on `results`."""

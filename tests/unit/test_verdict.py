@@ -390,3 +390,43 @@ def test_the_table_fits_80_columns_and_sentences_follow(monkeypatch: pytest.Monk
     assert max(map(len, as_text(judge(evidence), evidence).splitlines())) <= 80
     said = as_object(judge(evidence), evidence)
     assert (said["ok"], said["invariants"][4]["verdict"]) == (False, "VIOLATED")
+
+
+def _quiet(system: Healthy, **changes: Any) -> None:
+    """Its item in DynamoDB has these."""
+    known = system.known.snapshots
+    system.know(snapshots={**known, "quiet": {**known["quiet"], **changes}})
+
+
+def test_differences_are_named_field_by_field() -> None:
+    system = Healthy()
+    _quiet(system, completedTasks=1, userId="x")
+    evidence = system.evidence()
+    tables = judge(evidence)[4]
+    assert [tuple(each) for each in tables.differences] == [
+        ("quiet", "its item in DynamoDB", "completedTasks", 1, 2),
+        ("quiet", "its item in DynamoDB", "userId", "x", "u"),
+    ]
+    assert tables.as_json()["differences"][0]["found"] == 1
+    assert "completedTasks   1                          2                          job quiet, its item" in as_text(
+        [tables], evidence
+    )
+
+
+def test_an_item_of_a_later_version_is_still_the_fold() -> None:
+    """What a replay has rebuilt has the version of the record that did it."""
+    system = Healthy()
+    _quiet(system, version=999)
+    assert not violations(system.evidence())
+    _quiet(system, bytes=1)
+    assert list(violations(system.evidence())) == ["I5"]
+
+
+def test_since_a_time_older_jobs_are_not_looked_at() -> None:
+    system = Healthy()
+    _no_item(system)  # of `quiet`
+    evidence = system.evidence()
+    begun = {raw.key: raw.timestamp for raw in evidence.of("requests")}
+    assert list(violations(replace(evidence, since_ms=begun[b"quiet"]))) == ["I5"]
+    assert not violations(replace(evidence, since_ms=begun[b"quiet"] + 1))
+    assert not violations(replace(evidence, since_ms=begun[b"unplanned"] + 1))
