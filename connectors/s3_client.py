@@ -26,7 +26,7 @@ BUSY = ("SlowDown", "ServiceUnavailable", "RequestLimitExceeded", "TooManyReques
 """Failure classes with which S3 asks for fewer requests."""
 _CLASSES = {"NoSuchKey": "ObjectNotFound", "404": "ObjectNotFound", "NoSuchBucket": "BucketNotFound", "403": "AccessDenied"}
 _AGAIN = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "ExpiredToken", "NoSuchUpload", *THROTTLED)
-"""What did not arrive as it was sent, or not in time, with status 400; and an upload that somebody has aborted: the next try begins anew."""
+"""What did not arrive as it was sent, or not in time, with status 400; and an upload that is gone: the next try begins anew."""
 
 
 class Object(NamedTuple):
