@@ -157,7 +157,8 @@ class S3Client:
         return _made(answer, "UploadId", what).fields["UploadId"]
 
     async def upload_part(self, what: Object, upload: str, number: int, body: bytes, headers: Mapping[str, str]) -> Answer:
-        return await self._ask("PUT", what, headers, {"partNumber": number, "uploadId": upload}, body, payload=UNSIGNED)
+        answer = await self._ask("PUT", what, headers, {"partNumber": number, "uploadId": upload}, body, payload=UNSIGNED)
+        return _made(answer, "etag", what)
 
     async def upload_part_copy(self, what: Object, upload: str, number: int, headers: Mapping[str, str]) -> Answer:
         answer = await self._ask("PUT", what, headers, {"partNumber": number, "uploadId": upload}, b"", patient=True)
@@ -220,8 +221,8 @@ class S3Client:
 
 
 def _made(answer: Answer, field: str, what: Object) -> Answer:
-    """A 200 with a body that ends before it says anything is no success: S3 sends its head before it knows."""
-    if field not in answer.fields:
+    """A 200 that does not say what was made is no success: S3 sends it before it knows."""
+    if field not in answer.fields and field not in answer.headers:
         raise TransferError("IncompleteAnswer", f"S3 answered 200 without {field} for {what.url}", retryable=True)
     return answer
 
