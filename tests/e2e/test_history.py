@@ -128,7 +128,9 @@ def test_tables_that_were_lost_are_rebuilt_and_the_job_ends(world: World) -> Non
     world.until(lambda: told(world, "explain", job)["state"]["status"] == "COMPLETED", "its events say that it ended")
     assert world.snapshot(job)["status"] == "PENDING", "the tally has lost 40 of them, and how many there are"
 
-    plan = told(world, "replay", job, "--mode", "rebuild", "--dry-run")
+    dry = ("replay", job, "--mode", "rebuild", "--dry-run")
+    world.until(lambda: bool(told(world, *dry)["plan"][0]["do"]), "the tally has committed what it makes of them")
+    plan = told(world, *dry)
     assert (plan["dryRun"], plan["done"]) == (True, [])
     assert {"status", "completedAt"} <= {each["field"] for each in plan["plan"][0]["differences"]}
     assert world.snapshot(job)["status"] == "PENDING"
