@@ -150,12 +150,12 @@ class Response:
     def headers(self) -> dict[str, str]:
         """Of the answer, names in lower case."""
         found: dict[str, str] = {}
-        for line in self._headers:
-            if line.startswith(b"HTTP/"):
-                found.clear()  # what was before is another answer's, such as 103
-            key, colon, value = line.partition(b":")
+        for line in b"".join(self._headers).decode("latin-1").splitlines():
+            name, colon, value = line.partition(":")
             if colon:
-                found[key.strip().lower().decode("latin-1")] = value.strip().decode("latin-1")
+                found[name.strip().lower()] = value.strip()
+            elif name.startswith("HTTP/"):
+                found.clear()  # what was before is another answer's, such as 103
         return found
 
     @property

@@ -21,7 +21,8 @@ from export_service.sealing import without_query
 
 _CREDENTIALS_SECONDS = 30.0
 """Credentials that botocore refreshes are asked for again after this long; it begins to refresh them 15 minutes before they expire."""
-_BUSY = ("SlowDown", "ServiceUnavailable", "RequestLimitExceeded", "TooManyRequests", "503", "429")
+BUSY = ("SlowDown", "ServiceUnavailable", "RequestLimitExceeded", "TooManyRequests", "503", "429")
+"""Failure classes with which S3 asks for fewer requests."""
 _CLASSES = {"NoSuchKey": "ObjectNotFound", "404": "ObjectNotFound", "NoSuchBucket": "BucketNotFound", "403": "AccessDenied"}
 _AGAIN = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "ExpiredToken", *THROTTLED)
 """What did not arrive as it was sent, or not in time, with status 400."""
@@ -101,8 +102,10 @@ class S3Client:
 
     async def moved(self, bucket: str, response: Response) -> bool:
         """Whether the answer says that the bucket is in another region; the next call goes there."""
-        region = response.header("x-amz-bucket-region")
-        if region is None or response.status not in (301, 307, 400) or region == self._places[bucket].signer.region:
+        if response.status not in (301, 307, 400):
+            return False
+        region = response.header("x-amz-bucket-region") or texts(response.body or b"").get("Region")
+        if region is None or region == self._places[bucket].signer.region:
             return False
         async with self._clients.open("s3", region=region) as client:
             self._places[bucket] = await self._place(client, bucket)
@@ -207,8 +210,7 @@ class S3Client:
             self._asked_at = -_CREDENTIALS_SECONDS
         retryable = status >= 500 or status in (200, 429) or code.startswith(_AGAIN)
         failed = TransferError(class_of(code), f"S3 answered {code} for {without_query(shown)}", retryable=retryable)
-        failed.busy, failed.status = code in _BUSY, status
-        failed.retry_after = response.retry_after
+        failed.status, failed.retry_after = status, response.retry_after
         return failed
 
 

@@ -5,8 +5,8 @@ import base64
 import time
 from collections.abc import Callable, Mapping
 
-from connectors.s3_client import Answer, Object, S3Client
-from connectors.s3_uploads import MIB, MOST_PARTS, Upload
+from connectors.s3_client import BUSY, Answer, Object, S3Client
+from connectors.s3_uploads import MIB, MOST_PARTS, Upload, checked
 from export_service.failures import TransferError
 from export_service.ports import Check, Copied
 
@@ -38,6 +38,7 @@ class S3Copies:
             found = await self._client.head_object(source)
         except TransferError as error:
             if error.retryable:
+                error.busy = error.error in BUSY
                 raise
             return None  # who asks for it is told what is wrong: a HEAD's answer has no words
         size, sha256 = int(found.headers["content-length"]), _whole_sha256(found.headers)
@@ -53,6 +54,7 @@ class S3Copies:
                 text = f"{source.url} changed while S3 copied it"
                 raise TransferError("SourceChanged", text, retryable=True) from None
             if error.error not in _REFUSED:
+                error.busy = error.error in BUSY
                 raise
             self._refused[source.bucket, target.bucket] = time.monotonic() + _REFUSED_SECONDS
             return None
@@ -62,11 +64,11 @@ class S3Copies:
         headers = {
             "x-amz-copy-source": source.copy_source,
             "x-amz-copy-source-if-match": found.headers["etag"],
-            "x-amz-checksum-algorithm": "SHA256",
             # Tags are the source bucket's, and to read them needs a right of its own.
             "x-amz-tagging-directive": "REPLACE",
         }
-        answer = await self._client.copy_object(target, headers)
+        asks = {"x-amz-checksum-algorithm": "SHA256"}
+        answer = await checked(self._client, target, lambda more: self._client.copy_object(target, {**headers, **more}), asks)
         before, after = _whole_sha256(found.headers), _hex(answer.fields.get("ChecksumSHA256", ""))
         if before and after and before != after:
             text = f"{target.url} has SHA-256 {after}, and {source.url} {before}"

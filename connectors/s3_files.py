@@ -8,7 +8,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from connectors.aws import code_of, is_transient
 from connectors.curl import Response
 from connectors.http_files import read_blocks
-from connectors.s3_client import Object, S3Client, class_of, filled
+from connectors.s3_client import BUSY, Object, S3Client, class_of, filled
 from export_service.failures import PlanError, RangeRefused, TransferError
 
 
@@ -93,7 +93,9 @@ class S3Opening:
             if again or not await self._client.moved(self._what.bucket, response):
                 break
             self.close()
-        raise self._client.failure(response, self._what.url)
+        failed = self._client.failure(response, self._what.url)
+        failed.busy = failed.error in BUSY
+        raise failed
 
 
 class S3Files:

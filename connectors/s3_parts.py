@@ -46,10 +46,10 @@ class LargeParts:
         check: Callable[[str], None],
     ) -> str:
         source, prefix = cast("LargeDownload", download), cast("S3Prefix", place)
-        # Each part is asked for by itself: what this GET would still bring, nobody reads.
-        source.close()
         upload = Upload(prefix.client, prefix.object(task.name))
         copy = _Copy(source, upload, prefix.memory, task.url, moved)
+        # Each part is asked for by itself: what this GET would still bring, nobody reads.
+        source.close()
         try:
             await upload.begin()
             async with asyncio.TaskGroup() as group:
@@ -82,6 +82,7 @@ class _Copy:
     def __init__(self, source: LargeDownload, upload: Upload, memory: MemoryShare, shown: str, moved: Callable[[], None]) -> None:
         self._source, self._upload, self._memory, self._shown, self._moved = source, upload, memory, shown, moved
         size = source.size or 0
+        self._validator = source.validator or ""
         self._part = part_size(size)
         self._spans: Iterator[tuple[int, int]] = iter(
             [(first, min(first + self._part, size)) for first in range(0, size, self._part)]
@@ -112,9 +113,7 @@ class _Copy:
         self._moved()
 
     async def _read(self, first: int, stop: int) -> bytes:
-        validator = self._source.validator
-        assert validator is not None
-        async with self._source.span(first, stop, validator) as spans:
+        async with self._source.span(first, stop, self._validator) as spans:
             body = b"".join([block async for blocks in spans for block in blocks])
         if len(body) < stop - first:
             raise TransferError("IncompleteRead", f"{self._shown} sent less than it announced", retryable=True)

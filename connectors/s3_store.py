@@ -11,7 +11,7 @@ from functools import partial
 
 from connectors.s3_client import Object, S3Client
 from connectors.s3_copies import S3Copies
-from connectors.s3_uploads import MOST_PARTS, Upload, base64_of, not_taken, part_size
+from connectors.s3_uploads import MOST_PARTS, Upload, base64_of, checked, part_size
 from export_service.failures import TransferError
 from export_service.memory_share import MemoryShare
 from export_service.ports import Check, Copied, Digest
@@ -62,16 +62,8 @@ class _S3Sink:
     async def _put(self, body: bytes) -> None:
         """Its SHA-256 is signed, so that S3 refuses anything else; and S3 is asked to keep it, for who copies the object some day."""
         digest = (self._digest or self._own or hashlib.sha256()).digest()
-        headers = {"x-amz-checksum-sha256": base64_of(digest), "x-amz-sdk-checksum-algorithm": "SHA256"}
-        if self._what.bucket not in self._client.plain:
-            try:
-                await self._client.put_object(self._what, body, headers, digest.hex())
-                return
-            except TransferError as error:
-                if not not_taken(error):
-                    raise
-            self._client.plain.add(self._what.bucket)
-        await self._client.put_object(self._what, body, {}, digest.hex())
+        asks = {"x-amz-checksum-sha256": base64_of(digest), "x-amz-sdk-checksum-algorithm": "SHA256"}
+        await checked(self._client, self._what, lambda more: self._client.put_object(self._what, body, more, digest.hex()), asks)
 
     async def _send(self) -> None:
         """What waits is a part; returns when there is room for another one."""

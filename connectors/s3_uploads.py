@@ -64,16 +64,11 @@ class Upload:
             crc = await asyncio.get_running_loop().run_in_executor(None, zlib.crc32, body)
         checksum = base64_of(crc.to_bytes(4))
         if self._what.bucket not in self._client.plain:
-            headers = {"x-amz-checksum-crc32": checksum, "x-amz-sdk-checksum-algorithm": "CRC32"}
-            try:
-                answer = await self._part(number, body, headers)
-            except TransferError as error:
-                if not not_taken(error):
-                    raise
-            else:
-                if answer.headers.get("x-amz-checksum-crc32") == checksum:
-                    self._parts[number] = {"ETag": answer.headers["etag"], "ChecksumCRC32": checksum}
-                    return
+            asks = {"x-amz-checksum-crc32": checksum, "x-amz-sdk-checksum-algorithm": "CRC32"}
+            answer = await checked(self._client, self._what, lambda more: self._part(number, body, more), asks)
+            if answer.headers.get("x-amz-checksum-crc32") == checksum:
+                self._parts[number] = {"ETag": answer.headers["etag"], "ChecksumCRC32": checksum}
+                return
             self._client.plain.add(self._what.bucket)
         md5 = await asyncio.get_running_loop().run_in_executor(None, hashlib.md5, body)
         answer = await self._part(number, body, {"content-md5": base64_of(md5.digest())})
@@ -112,22 +107,27 @@ class Upload:
         return self._id
 
     async def _create(self, headers: Mapping[str, str]) -> str:
-        if self._what.bucket not in self._client.plain:
-            try:
-                return await self._client.create_multipart_upload(self._what, {**headers, "x-amz-checksum-algorithm": "CRC32"})
-            except TransferError as error:
-                if not not_taken(error):
-                    raise
-                self._client.plain.add(self._what.bucket)
-        return await self._client.create_multipart_upload(self._what, headers)
+        def create(more: Mapping[str, str]) -> Awaitable[str]:
+            return self._client.create_multipart_upload(self._what, {**headers, **more})
+
+        return await checked(self._client, self._what, create, {"x-amz-checksum-algorithm": "CRC32"})
 
     async def _part(self, number: int, body: bytes, headers: Mapping[str, str]) -> Answer:
         return await again(lambda: self._client.upload_part(self._what, self.id, number, body, headers))
 
 
-def not_taken(error: TransferError) -> bool:
-    """Whether the store may not know the checksums that it was given."""
-    return error.status in (400, 501) and error.error in _NOT_TAKEN
+async def checked(client: S3Client, what: Object, call: Callable[[Mapping[str, str]], Awaitable[T]], asks: Mapping[str, str]) -> T:
+    """Call with headers about checksums, or without if the store does not take any; of the bucket that is remembered then."""
+    if what.bucket not in client.plain:
+        try:
+            return await call(asks)
+        except TransferError as error:
+            if error.status not in (400, 501) or error.error not in _NOT_TAKEN:
+                raise
+        answer = await call({})
+        client.plain.add(what.bucket)
+        return answer
+    return await call({})
 
 
 async def again(call: Callable[[], Awaitable[T]]) -> T:

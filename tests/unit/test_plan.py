@@ -19,6 +19,7 @@ from agents.pacing import Pacer
 from agents.plan import Planner
 from connectors.memory import MemoryLedger, MemoryPublisher
 from connectors.sources import LocalFiles, Sources
+from export_service.batching import MAX_BATCH_TASKS
 from export_service.failures import TransferError
 from export_service.messages import (
     DownloadDemand,
@@ -162,7 +163,9 @@ async def test_a_job_is_planned_while_its_tasks_wait_and_another_passes_it(tmp_p
     await until(lambda: len(bench.planned()) == 1, 30)
     await until(lambda: bool(bench.pacer._waiting), 30)
     assert bench.planned()[0].total_tasks == 8500
-    assert bench.handed_out() == list(range(64))
+    some = len(bench.handed_out())
+    assert 32 <= some <= 64
+    assert bench.handed_out() == list(range(some))
     small, _ = await bench.start("small")
     assert await asyncio.wait_for(small, 10)
     assert bench.handed_out("small") == [0]
@@ -252,19 +255,20 @@ async def test_a_plan_that_an_earlier_version_left_goes_on_when_the_whole_list_i
     second = Bench(tmp_path, first)
     assert await second.run()
     assert sorted(set(second.handed_out())) == list(range(8500))
-    assert len(second.handed_out()) < 8500 + 128, "but for one batch"
+    assert len(second.handed_out()) < 8500 + MAX_BATCH_TASKS, "but for one batch"
 
 
-@pytest.mark.parametrize(("change", "more"), [(0, False), (98, False), (2999, True)])
-async def test_a_list_that_changed_before_the_next_owner_goes_on_fails_the_job(tmp_path: Path, change: int, more: bool) -> None:
-    """At once where it had been handed out, else when its end is read."""
+@pytest.mark.parametrize(("change", "more"), [(0, False), (None, False), (2999, True)])
+async def test_a_list_that_changed_before_the_next_owner_goes_on_fails_the_job(
+    tmp_path: Path, change: int | None, more: bool
+) -> None:
+    """At once where it had been handed out (None: in its last task), else when its end is read."""
     first = Bench(tmp_path)
     running = await first.begun(3000, 100)
     await first.planner.drain(10)
     assert not await running
     before = first.handed_out()
-    assert before[-1] == 98
-    first.write(3000, change=change)
+    first.write(3000, change=before[-1] if change is None else change)
     second = Bench(tmp_path, first)
     assert await second.run()
     assert second.failed() == [CHANGED]
