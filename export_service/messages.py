@@ -353,6 +353,28 @@ class DeadLetter(Record):
     at: Timestamp
 
 
+class OperatorAction(Record):
+    """`operations`: what a person did, by whom and when.
+
+    `begun` is written before anything else is, `done` after all of it; `dropped`: nothing was done after all.
+    """
+
+    type: Literal["OperatorAction"] = "OperatorAction"
+    id: str
+    """The same in `begun` and in what ends it."""
+    action: str
+    """`redrive` or `discard` of a dead letter, `move-queue`, `redrive-job`, `rewind`."""
+    subject: str
+    """A dead letter's `partition:offset`, a queue's ARN, a job's id, or the app's."""
+    of: Timestamp | None = None
+    """When a dead letter was written: its topic may have been made again, and then the same place is another's."""
+    stage: Literal["begun", "done", "dropped"]
+    who: str
+    at: Timestamp
+    why: str | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
 _RareEvent = JobAccepted | JobPlanned | PlanFailed | AttemptOpened | JobCancelled
 _rare_events: TypeAdapter[_RareEvent] = TypeAdapter(Annotated[_RareEvent, Field(discriminator="type")])
 JobEvent = _RareEvent | TaskResults

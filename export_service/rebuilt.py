@@ -17,7 +17,7 @@ from export_service.shards import ReadShard, Shard, ShardKey, Shards
 class JobRebuilt(Record):
     """`results`: what the events up to `through` add up to.
 
-    `shards` are those of all runs, `run.number` -> base64 of the changelog's bytes. `run`: the replay that did it, as on `replays`.
+    `shards` are those of all runs, `run.number` -> base64 of the changelog's bytes. `run`: the replay that did it, as on `operations`.
     """
 
     type: Literal["JobRebuilt"] = "JobRebuilt"

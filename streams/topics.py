@@ -63,7 +63,7 @@ class Topics:
     demand: TopicSpec
     limits: TopicSpec
     dead_letters: TopicSpec
-    replays: TopicSpec
+    operations: TopicSpec
     jobs_changelog: TopicSpec
     shards_changelog: TopicSpec
 
@@ -97,7 +97,7 @@ def topics(settings: Settings) -> Topics:
         demand=TopicSpec(name("demand"), "worker", "DownloadDemand", 1, fleeting=True),
         limits=TopicSpec(name("limits"), "download", "DownloadLimits", 1, compacted=True),
         dead_letters=TopicSpec(name("dead-letters"), "source key", "DeadLetter", p, retention_days=90, whole_messages=True),
-        replays=TopicSpec(name("replays"), "replay", "ReplayBegun, JobReplayed, ReplayEnded", 1, retention_days=90),
+        operations=TopicSpec(name("operations"), "subject", "OperatorAction", 1, retention_days=90),
         jobs_changelog=TopicSpec(changelog("jobs"), "job", "JobState", p, compacted=True),
         shards_changelog=TopicSpec(changelog("shards"), "job/shard", "Shard", p, compacted=True),
     )

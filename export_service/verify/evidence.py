@@ -16,7 +16,7 @@ TOPICS = (
     "demand",
     "limits",
     "dead-letters",
-    "replays",
+    "operations",
     "jobs-changelog",
     "shards-changelog",
 )
