@@ -19,8 +19,9 @@ from agents.cancelled import Cancelled
 from export_service.backoff import until_available
 from export_service.fair_queue import FairQueue
 from export_service.hosts import Hosts, host_of
-from export_service.messages import Outcome, Task, TaskBatch, TaskResult, TaskResults, Unreadable, read_batch
+from export_service.messages import Outcome, Task, TaskBatch, TaskResult, TaskResults
 from export_service.ports import Ledger, Publisher
+from export_service.readers import Unreadable, read_batch
 from export_service.sealing import unseal
 from export_service.settings import Download
 from export_service.transfer import Busy, Done, Stop, result

@@ -15,7 +15,8 @@ from export_service import jobs as folding
 from export_service.history.moves import Moved
 from export_service.history.records import body
 from export_service.jobs import JobState, all_numbers
-from export_service.messages import JobCompleted, Unreadable, from_millis, read_event
+from export_service.messages import JobCompleted, from_millis
+from export_service.readers import Unreadable, read_event
 from export_service.shards import Shard, ShardKey
 from export_service.verify.evidence import Raw
 from streams.ack_window import Place

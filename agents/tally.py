@@ -15,18 +15,10 @@ from pydantic import ValidationError
 from export_service import jobs as folding
 from export_service import snapshots
 from export_service.jobs import JobState, Step
-from export_service.messages import (
-    AttemptOpened,
-    ExportRequested,
-    JobCancelled,
-    JobCompleted,
-    JobEvent,
-    Record,
-    ResultsRange,
-    Unreadable,
-)
+from export_service.messages import AttemptOpened, ExportRequested, JobCancelled, JobCompleted, JobEvent, Record, ResultsRange
 from export_service.ports import Publisher
-from export_service.rebuilt import JobRebuilt, put_back, read
+from export_service.readers import Unreadable
+from export_service.rebuilt import JobRebuilt, job_of, put_back, read
 from export_service.shards import ReadShard, Shard, bitmap_to_text
 from streams.ack_window import Entry
 from streams.dead_letters import DeadLetters
@@ -65,7 +57,7 @@ def counter(jobs: Jobs, shards: Shards, publisher: Publisher, topics: Topics, sn
     """The tally without its consumer: a replay folds with it what was recorded."""
 
     async def count(event: JobEvent | JobRebuilt, record: Incoming) -> list["asyncio.Future[Any]"]:
-        job_id = event.job_id if isinstance(event, JobRebuilt) else folding.job_of(event)
+        job_id = job_of(event)
 
         def shard(run: int, number: int) -> Shard:
             return shards.get(job_id, run, number)
@@ -97,9 +89,9 @@ def counter(jobs: Jobs, shards: Shards, publisher: Publisher, topics: Topics, sn
 
 
 def _snapshot_due(before: JobState | None, step: Step, record: Incoming, every: timedelta) -> bool:
-    """At the end, and whenever the status changes; else at most once per `every` of record time, so that a replay sends the same ones."""
+    """At the end, and whenever status or attempt change; else at most once per `every` of record time, so that a replay sends the same."""
     last = step.state.snapshot_at
-    if step.completes or before is None or before.status is not step.state.status:
+    if step.completes or before is None or (before.status, before.attempt) != (step.state.status, step.state.attempt):
         return step.completes or step.changed
     return step.changed and (last is None or record.timestamp - last >= every)
 

@@ -27,7 +27,8 @@ from aiokafka import AIOKafkaConsumer
 
 from benchmarks.parts import SyntheticSource, have, start_worker, table
 from export_service.devstack import aws, stack
-from export_service.messages import CallbackAnswered, CallbackOutcome, JobCompleted, TaskResults, read_event
+from export_service.messages import CallbackAnswered, CallbackOutcome, JobCompleted, TaskResults
+from export_service.readers import read_event
 from export_service.settings import load
 from streams.topics import Topics, topics
 from tests.kafka import records

@@ -19,7 +19,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from benchmarks.parts import SyntheticSource, have, start_worker
 from export_service.devstack import aws, stack
-from export_service.messages import DownloadDemand, JobPlanned, read_batch, read_event
+from export_service.messages import DownloadDemand, JobPlanned
+from export_service.readers import read_batch, read_event
 from export_service.settings import Settings, load
 from streams.publisher import KafkaPublisher
 from streams.topics import topics

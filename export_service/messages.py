@@ -5,13 +5,12 @@ Changes are additive only: a reader ignores fields that it does not know. Times 
 No record carries a task token, and no URL here carries its query: a query (it may be a signature) travels sealed, see `sealing`.
 """
 
-import re
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
 
@@ -363,7 +362,7 @@ class OperatorAction(Record):
     id: str
     """The same in `begun` and in what ends it."""
     action: str
-    """`redrive` or `discard` of a dead letter, `move-queue`, `redrive-job`, `rewind`."""
+    """`redrive` or `discard` of a dead letter, `move-queue`, `redrive-job`, `rewind`, `replay`, and of its jobs `rebuild` or `re-emit`."""
     subject: str
     """A dead letter's `partition:offset`, a queue's ARN, a job's id, or the app's."""
     of: Timestamp | None = None
@@ -375,51 +374,6 @@ class OperatorAction(Record):
     details: dict[str, Any] = Field(default_factory=dict)
 
 
-_RareEvent = JobAccepted | JobPlanned | PlanFailed | AttemptOpened | JobCancelled
-_rare_events: TypeAdapter[_RareEvent] = TypeAdapter(Annotated[_RareEvent, Field(discriminator="type")])
-JobEvent = _RareEvent | TaskResults
-
-
-class _Kind(msgspec.Struct):
-    type: str = ""
-
-
-_kind = msgspec.json.Decoder(_Kind)
-_batch = msgspec.json.Decoder(TaskBatch)
-_results = msgspec.json.Decoder(TaskResults)
-
-
-_BAD = (msgspec.MsgspecError, UnicodeError)
-
-
-class Unreadable(ValueError):
-    """What the value of a record is not, and where: its fields, never what is in them."""
-
-
-def read_event(value: bytes) -> JobEvent:
-    """One `results` record. Raises Unreadable, pydantic.ValidationError."""
-    try:
-        return _results.decode(value)  # nearly all are
-    except _BAD as error:
-        if _is(value, "TaskResults"):
-            raise _unreadable(error) from None
-    return _rare_events.validate_json(value)
-
-
-def read_batch(value: bytes) -> TaskBatch:
-    """One `tasks` record. Raises Unreadable."""
-    try:
-        return _batch.decode(value)
-    except _BAD as error:
-        raise _unreadable(error) from None
-
-
-def _is(value: bytes, kind: str) -> bool:
-    try:
-        return _kind.decode(value).type == kind
-    except _BAD:
-        return False
-
-
-def _unreadable(error: Exception) -> Unreadable:
-    return Unreadable("not UTF-8" if isinstance(error, UnicodeError) else re.sub(r""" ('.*'|".*")""", "", str(error)))
+RareEvent = JobAccepted | JobPlanned | PlanFailed | AttemptOpened | JobCancelled
+JobEvent = RareEvent | TaskResults
+"""What is on `results`."""

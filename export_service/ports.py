@@ -63,6 +63,8 @@ class Attempt:
     """Number of the job's first attempt: the one whose plan all others work on."""
     begun: bool = False
     """The job was published for some attempt."""
+    by_hand: bool = False
+    """An operator asked for it: no message is its redelivery."""
     claimed: bool = False
     """Somebody set out to answer it before: the answer may have been accepted without our hearing of it."""
 
@@ -98,6 +100,9 @@ class Ledger(Protocol):
 
     async def find_attempt(self, job_id: str, token: str | None) -> Attempt | None:
         """The attempt that `open_attempt` would find; adds none."""
+
+    async def add_attempt(self, job_id: str, above: int, now: datetime) -> Attempt | None:
+        """The next attempt of a job, with a number above `above`: an operator asks for it, nobody waits. None if the job is not known."""
 
     async def mark_published(self, job_id: str, number: int) -> None:
         """The request is on Kafka: a redelivered message has nothing left to do."""

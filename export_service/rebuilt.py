@@ -9,8 +9,10 @@ from typing import Literal, Self
 
 from pydantic import ValidationError, model_validator
 
+from export_service import jobs as folding
 from export_service.jobs import JobState, Step
-from export_service.messages import JobEvent, Record, read_event
+from export_service.messages import JobEvent, Record
+from export_service.readers import read_event
 from export_service.shards import ReadShard, Shard, ShardKey, Shards
 
 
@@ -56,6 +58,11 @@ def read(value: bytes) -> JobEvent | JobRebuilt:
         if b'"JobRebuilt"' not in value:
             raise
     return JobRebuilt.model_validate_json(value)
+
+
+def job_of(event: JobEvent | JobRebuilt) -> str:
+    """The job's id."""
+    return event.job_id if isinstance(event, JobRebuilt) else folding.job_of(event)
 
 
 def put_back(state: JobState | None, rebuilt: JobRebuilt, offset: int, shard: ReadShard) -> Step:

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from export_service.messages import DeadLetter, Unreadable
+from export_service.messages import DeadLetter
 from export_service.ports import Clock, Publisher
+from export_service.readers import Unreadable, reason_of
 from export_service.redaction import body_without_secrets, without_secrets
 from streams.steps import Incoming
 
@@ -27,18 +28,10 @@ class DeadLetters:
             body, body_base64 = None, base64.b64encode(hidden).decode()
         letter = DeadLetter(
             source=str(record),
-            reason=_reason(error),
+            reason=reason_of(error),
             key=record.key.decode(errors="replace") if record.key else None,
             body=body,
             body_base64=body_base64,
             at=self._clock.now(),
         )
         return await self._publisher.send(self._topic, record.key, letter.to_bytes())
-
-
-def _reason(error: ValidationError | Unreadable) -> str:
-    """Which fields and why. Not pydantic's own text, which quotes values."""
-    if isinstance(error, Unreadable):
-        return str(error)
-    mistakes = error.errors(include_input=False, include_url=False)
-    return "; ".join(f"{'.'.join(map(str, mistake['loc'])) or 'record'}: {mistake['msg']}" for mistake in mistakes)

@@ -12,17 +12,11 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from export_service.settings import Settings
 from streams.kafka_client import connection, unreachable
-from streams.topics import TopicSpec, declare
 
 
 @asynccontextmanager
-async def reader(settings: Settings, *specs: TopicSpec) -> AsyncIterator[AIOKafkaConsumer]:
-    """A consumer of no group. What Kafka refuses inside becomes Unavailable.
-
-    Raises:
-        SettingsError: one of `specs` is missing, or has another number of partitions. None is created.
-    """
-    await declare(settings, specs, create=False)
+async def reader(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer of no group. What Kafka refuses inside becomes Unavailable."""
     consumer = AIOKafkaConsumer(
         **connection(settings),
         enable_auto_commit=False,

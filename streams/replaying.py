@@ -27,7 +27,8 @@ from streams.history_scan import Scan
 from streams.kafka_client import MAX_RECORD_BYTES
 from streams.operations import begun, dropped, publish, read_actions
 from streams.operations import done as ended
-from streams.topic_ranges import Span, TopicRanges, partition_of
+from streams.reading import partition_of
+from streams.topic_ranges import Span, TopicRanges
 from streams.topics import Topics
 
 Mode = Literal["rebuild", "re-emit"]
@@ -40,7 +41,7 @@ _AGAIN = 5
 async def plan_rebuild(
     settings: Settings, scan: Scan, ranges: TopicRanges, jobs: Sequence[str], items: Mapping[str, JobSnapshot]
 ) -> list[Action]:
-    partitions = {partition_of(job_id, settings.topics.partitions) for job_id in jobs}
+    partitions = {partition_of(settings, job_id) for job_id in jobs}
     bounds = await ranges.bounds(_TABLES)
     spans = [Span(topic, n, each.begin, each.end) for (topic, n), each in bounds.items() if n in partitions]
     mine, changelog = {job_id.encode() for job_id in jobs}, dict[bytes, Raw]()

@@ -7,7 +7,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
-from export_service.messages import ResultsRange, TaskResults, Unreadable, read_event
+from export_service.messages import ResultsRange, TaskResults
+from export_service.readers import Unreadable, read_event
 from export_service.settings import Settings
 from streams.kafka_client import connection, unreachable
 

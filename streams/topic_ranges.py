@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
-from aiokafka.partitioner import DefaultPartitioner
 
 from export_service.failures import Unavailable
 from export_service.settings import Settings
@@ -42,13 +41,6 @@ class Span(NamedTuple):
 
 def short_names(names: Topics) -> dict[str, TopicSpec]:
     return {field.name.replace("_", "-"): getattr(names, field.name) for field in fields(names)}
-
-
-def partition_of(job_id: str, partitions: int) -> int:
-    """Where the records of a topic whose key is the job are, as the producer chose."""
-    numbers = list(range(partitions))
-    chosen: int = DefaultPartitioner()(job_id.encode(), numbers, numbers)
-    return chosen
 
 
 def silent(_what: str, _done: int, _total: int) -> None:

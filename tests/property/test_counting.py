@@ -8,7 +8,8 @@ from msgspec.structs import asdict
 from pydantic.alias_generators import to_camel
 
 from export_service.counting import by_shard
-from export_service.messages import Outcome, TaskResult, TaskResults, read_event
+from export_service.messages import Outcome, TaskResult, TaskResults
+from export_service.readers import read_event
 from export_service.shards import SHARD_TASKS
 
 _LEAST = TaskResult(index=0, outcome=Outcome.FAILED, name="", url="")

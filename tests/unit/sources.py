@@ -16,7 +16,8 @@ import structlog
 from agents.download import Downloader
 from connectors.fetch_processes import FetchProcesses
 from connectors.memory import MemoryLedger, MemoryPublisher, SystemClock
-from export_service.messages import Task, TaskBatch, TaskResult, TaskResults, read_event
+from export_service.messages import Task, TaskBatch, TaskResult, TaskResults
+from export_service.readers import read_event
 from export_service.settings import Settings
 from streams.ack_window import AckWindow, Place
 from streams.dead_letters import DeadLetters

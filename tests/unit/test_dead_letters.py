@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from connectors.memory import MemoryPublisher, SystemClock
-from export_service.messages import DeadLetter, JobSnapshot, Unreadable, read_batch, read_event
+from export_service.messages import DeadLetter, JobSnapshot
+from export_service.readers import Unreadable, read_batch, read_event
 from streams.ack_window import Place
 from streams.dead_letters import DeadLetters
 from streams.steps import Incoming

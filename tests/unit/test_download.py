@@ -11,8 +11,9 @@ from msgspec.structs import replace
 
 from agents.download import Downloader
 from connectors.memory import MemoryLedger, MemoryPublisher, SystemClock
-from export_service.messages import Outcome, Task, TaskBatch, TaskResult, read_batch
+from export_service.messages import Outcome, Task, TaskBatch, TaskResult
 from export_service.ports import Attempt
+from export_service.readers import read_batch
 from export_service.sealing import new_key, seal
 from export_service.settings import load
 from export_service.transfer import TransferTasks

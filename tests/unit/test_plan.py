@@ -21,18 +21,9 @@ from connectors.memory import MemoryLedger, MemoryPublisher
 from connectors.sources import LocalFiles, Sources
 from export_service.batching import MAX_BATCH_TASKS
 from export_service.failures import TransferError
-from export_service.messages import (
-    DownloadDemand,
-    ExportRequested,
-    JobInfo,
-    JobPlanned,
-    ManifestRef,
-    PlanFailed,
-    Task,
-    read_batch,
-    read_event,
-)
+from export_service.messages import DownloadDemand, ExportRequested, JobInfo, JobPlanned, ManifestRef, PlanFailed, Task
 from export_service.ports import Attempt, Download, FileSource, Planned
+from export_service.readers import read_batch, read_event
 from export_service.settings import Settings
 from export_service.shards import SHARD_TASKS, bitmap_from_text, bitmap_to_text
 from export_service.spool import Batch, Spool
