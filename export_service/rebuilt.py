@@ -9,6 +9,7 @@ from typing import Literal, Self
 
 from pydantic import ValidationError, model_validator
 
+from export_service import jobs as folding
 from export_service.jobs import JobState, Step
 from export_service.messages import JobEvent, Record
 from export_service.readers import read_event
@@ -19,7 +20,7 @@ class JobRebuilt(Record):
     """`results`: what the events up to `through` add up to.
 
     `through` is an offset of the partition: no event of the job up to there is missing. `shards` are those of all runs, `run.number` ->
-    base64 of the changelog's bytes. `run`: the replay that did it, as on `replays`.
+    base64 of the changelog's bytes. `run`: the replay that did it, as on `operations`.
     """
 
     type: Literal["JobRebuilt"] = "JobRebuilt"
@@ -58,6 +59,11 @@ def read(value: bytes) -> JobEvent | JobRebuilt:
         if b'"JobRebuilt"' not in value:
             raise
     return JobRebuilt.model_validate_json(value)
+
+
+def job_of(event: JobEvent | JobRebuilt) -> str:
+    """The job's id."""
+    return event.job_id if isinstance(event, JobRebuilt) else folding.job_of(event)
 
 
 def put_back(state: JobState | None, rebuilt: JobRebuilt, offset: int, shard: ReadShard) -> Step:
