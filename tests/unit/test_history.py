@@ -221,7 +221,7 @@ async def test_what_is_not_what_the_events_say_is_rebuilt() -> None:
     item = of("j", state)
 
     def rebuild(changelog: dict[bytes, Raw], item: JobSnapshot | None, *, rebuilt: bool = False) -> list[tuple[str, Any, Any]]:
-        action = actions.rebuild("j", state, shards, changelog, item, rebuilt=rebuilt)
+        action = actions.rebuild("j", state, shards, changelog, item, rebuilt=rebuilt, end=100)
         assert action.do is bool(action.differences)
         return [(each.field, each.found, each.fold) for each in action.differences]
 
@@ -237,6 +237,8 @@ async def test_what_is_not_what_the_events_say_is_rebuilt() -> None:
     later = entry._replace(value=state.but(offset=99).to_bytes())
     assert rebuild(right | {b"j": later}, item.but(version=100), rebuilt=True) == []
     assert rebuild(right | {b"j": later}, item.but(version=100)) == [("offset", 99, state.offset)]
+    moved = actions.rebuild("j", state, shards, {b"j": later}, item, rebuilt=False, end=99)
+    assert (moved.do, "has moved since" in moved.why) == (False, True), "the changelog was read after the events"
     assert rebuild(right | {b"j/0": shard._replace(value=b"\x02")}, item)[0][0] == "shard 1.0"
 
 
