@@ -11,9 +11,10 @@ from agents.refold import Refold
 from export_service.cli.explain import as_text
 from export_service.failures import ExportError
 from export_service.history import actions, file
+from export_service.history.compare import recorded_ends
 from export_service.history.explanation import Explanation, explain
 from export_service.history.moves import Counted, grouped
-from export_service.history.records import JobRecords, Reading
+from export_service.history.records import JobRecords, Reading, begun
 from export_service.history.selection import Selection, parse_offsets
 from export_service.jobs import JobState
 from export_service.messages import (
@@ -289,3 +290,12 @@ def test_a_file_has_no_secrets_and_of_compacted_topics_the_newest() -> None:
     assert (header["history"], header["jobId"]) == (1, "j")
     kept = [json.loads(line) for line in lines[1:]]
     assert [each["value"]["version"] for each in kept if each["topic"] == "snapshots"] == [2]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"job": {"requestedAt": "soon"}}, {"request": "x"}, {"job": [1]}, {"attempt": "two", "requestedAt": "2025-01-15T10:30:00Z"}],
+)
+def test_a_record_that_no_step_could_read_says_nothing_of_where_a_job_begins(said: dict[str, Any]) -> None:
+    assert begun(Raw("results", 0, 0, START, b"j", json.dumps(said).encode())) is None
+    assert set(recorded_ends([Raw("completions", 0, 0, START, b"j", json.dumps(said).encode())])) <= {("None", 1)}
