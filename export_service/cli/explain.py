@@ -15,9 +15,9 @@ from export_service.cli.bars import Progress, bar
 from export_service.failures import ExportError, Unavailable
 from export_service.history.explanation import Explanation, explain, until
 from export_service.history.moves import Counted, grouped
+from export_service.instants import parse_instant
 from export_service.messages import JobSnapshot, iso_millis
 from export_service.settings import Settings, load
-from export_service.times import parse_time
 
 _WIDTH = 80
 _LINES = 12
@@ -39,7 +39,7 @@ def explain_job(
     """
     now = datetime.now(UTC)
     try:
-        when = parse_time(at, now) if at else now
+        when = parse_instant(at, now) if at else now
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--at") from None
     with bar(quiet=as_json) as progress:

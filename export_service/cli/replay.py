@@ -20,9 +20,9 @@ from export_service.failures import ExportError
 from export_service.history.actions import Action
 from export_service.history.compare import ends_differ
 from export_service.history.selection import Selection, parse_offsets
+from export_service.instants import parse_instant
 from export_service.messages import JobSnapshot, JobStatus, iso_millis
 from export_service.settings import Settings, load
-from export_service.times import parse_time
 
 if TYPE_CHECKING:
     from connectors.dynamodb import DynamoTable
@@ -82,7 +82,7 @@ def _selection(
 ) -> Selection:
     now = datetime.now(UTC)
     try:
-        first, last = (parse_time(text, now) if text else None for text in (since, until))
+        first, last = (parse_instant(text, now) if text else None for text in (since, until))
         ranges = tuple(parse_offsets(text) for text in offsets)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None

@@ -12,8 +12,8 @@ import typer
 
 from export_service.cli.bars import bar
 from export_service.failures import ExportError, SettingsError, Unavailable
+from export_service.instants import parse_instant
 from export_service.settings import Settings, load
-from export_service.times import parse_time
 from export_service.verify.evidence import TOPICS, Evidence
 from export_service.verify.gather import Access, Scope, gather
 from export_service.verify.topics import Progress, StalledReading
@@ -45,7 +45,7 @@ def verify(
     if sum((all_jobs, job_id is not None, since is not None)) != 1:
         raise typer.BadParameter("give a JOB, --all, or --since")
     try:
-        since_ms = round(parse_time(since, datetime.now(UTC)).timestamp() * 1000) if since else 0
+        since_ms = round(parse_instant(since, datetime.now(UTC)).timestamp() * 1000) if since else 0
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--since") from None
     scope = Scope(job_id, wait, table, files, sources, tuple(execution or ()), since_ms)
