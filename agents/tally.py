@@ -6,79 +6,137 @@ A completion that was lost in a crash is sent again, because the record that cau
 """
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from export_service import jobs as folding
 from export_service import snapshots
 from export_service.jobs import JobState, Step
+from export_service.merging import fold_together
 from export_service.messages import (
     AttemptOpened,
     Event,
     ExportRequested,
     JobCancelled,
     JobCompleted,
+    QuickResults,
     Record,
     ResultsRange,
     read_event,
 )
 from export_service.ports import Publisher
-from export_service.shards import ReadShard, Shard, bitmap_to_text
+from export_service.shards import ReadShard, bitmap_to_text
 from streams.ack_window import Entry
 from streams.dead_letters import DeadLetters
-from streams.steps import Handle, Incoming
+from streams.steps import Incoming, Taken
 from streams.together import Together
 from streams.topics import Topics, TopicSpec
 from tables.jobs import Jobs
 from tables.shards import Shards
 
 
-def tally(
-    jobs: Jobs,
-    shards: Shards,
-    together: Together,
-    publisher: Publisher,
-    dead_letters: DeadLetters,
-    topics: Topics,
-    snapshot_every: timedelta,
-) -> Handle:
-    async def handle(record: Incoming, entry: Entry) -> None:
-        try:
-            event = read_event(record.value or b"")
-        except ValidationError as error:
-            return entry.after([await dead_letters.put(record, error)])
-        return together.add(entry, await count(event, record))
+class _Counted(NamedTuple):
+    """An event, and what it puts on topics."""
 
-    async def count(event: Event, record: Incoming) -> list["asyncio.Future[Any]"]:
-        """What confirms its outputs."""
-        job_id = folding.job_of(event)
+    event: Event
+    record: Incoming
+    entry: Entry
+    outputs: list[tuple[TopicSpec, Record]]
 
-        def shard(run: int, number: int) -> Shard:
-            return shards.get(job_id, run, number)
 
-        before = jobs.get(job_id)
+class Tally:
+    """The tally step. `handle` takes records of one partition."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        shards: Shards,
+        together: Together,
+        publisher: Publisher,
+        dead_letters: DeadLetters,
+        topics: Topics,
+        snapshot_every: timedelta,
+    ) -> None:
+        self._jobs, self._shards, self._together, self._topics = jobs, shards, together, topics
+        self._publisher, self._dead_letters, self._every = publisher, dead_letters, snapshot_every
+
+    async def handle(self, taken: Sequence[Taken]) -> None:
+        by_job: dict[str, list[_Counted]] = {}
+        refused: list[tuple[Incoming, Entry, ValidationError]] = []
+        for record, entry in taken:
+            try:
+                event = read_event(record.value or b"")
+            except ValidationError as error:
+                refused.append((record, entry, error))
+            else:
+                by_job.setdefault(folding.job_of(event), []).append(_Counted(event, record, entry, []))
+        # Nothing is waited for before all is counted: until then no partition goes away.
+        for job_id, events in by_job.items():
+            self._count(job_id, events)
+        for job_id, events in by_job.items():
+            for counted in events:
+                self._together.add(counted.entry, await self._send(job_id, counted) if counted.outputs else ())
+        for record, entry, invalid in refused:
+            entry.after([await self._dead_letters.put(record, invalid)])
+
+    async def _send(self, job_id: str, counted: _Counted) -> list["asyncio.Future[Any]"]:
+        return [await self._publisher.send(topic.name, job_id.encode(), output.to_bytes()) for topic, output in counted.outputs]
+
+    def _count(self, job_id: str, events: Sequence[_Counted]) -> None:
+        """Each of them, in the order of their offsets; together, or else in halves."""
+        if len(events) == 1:
+            self._count_one(job_id, events[0])
+        elif not self._count_together(job_id, events):
+            half = len(events) // 2
+            self._count(job_id, events[:half])
+            self._count(job_id, events[half:])
+
+    def _count_together(self, job_id: str, events: Sequence[_Counted]) -> bool:
+        """Whether they were: if they are nothing but results, and none is due to be told of or to end the job."""
+        before = self._jobs.get(job_id)
+        if before is None or before.snapshot_at is None:
+            return False
+        results: list[QuickResults] = []
+        for event, record, _, _ in events:
+            if type(event) is not QuickResults or record.timestamp - before.snapshot_at >= self._every:
+                return False
+            results.append(event)
+        last = events[-1].record
+        step = fold_together(before, results, last.offset, last.timestamp, self._shard_of(job_id))
+        if step is not None:
+            self._put(job_id, step.state, step)
+        return step is not None
+
+    def _count_one(self, job_id: str, counted: _Counted) -> None:
+        event, record, _, outputs = counted
+        before, shard = self._jobs.get(job_id), self._shard_of(job_id)
         step = folding.fold(before, event, record.offset, record.timestamp, shard)
-        state, due = step.state, _snapshot_due(before, step, record, snapshot_every)
+        state, due = step.state, _snapshot_due(before, step, record, self._every)
         if due:
             state = state.but(snapshot_at=record.timestamp)
-        if step.changed:
-            jobs.put(job_id, state)
-        for (run, number), changed in step.shards.items():
-            shards.put(job_id, run, number, changed)
-        outputs: list[tuple[TopicSpec, Record]] = []
+        self._put(job_id, state, step)
         if due:
-            outputs.append((topics.snapshots, snapshots.of(job_id, state)))
+            outputs.append((self._topics.snapshots, snapshots.of(job_id, state)))
         if step.reruns and isinstance(event, AttemptOpened):
-            outputs.append((topics.requests, _rerun(event.request, state, shard)))
+            outputs.append((self._topics.requests, _rerun(event.request, state, shard)))
         if step.cancels:
-            outputs.append((topics.cancellations, JobCancelled(job_id=job_id, attempt=state.attempt, cause=state.cause or "")))
+            cancelled = JobCancelled(job_id=job_id, attempt=state.attempt, cause=state.cause or "")
+            outputs.append((self._topics.cancellations, cancelled))
         if step.completes:
-            outputs.append((topics.completions, _completed(job_id, state, record)))
-        return [await publisher.send(topic.name, job_id.encode(), output.to_bytes()) for topic, output in outputs]
+            outputs.append((self._topics.completions, _completed(job_id, state, record)))
 
-    return handle
+    def _shard_of(self, job_id: str) -> ReadShard:
+        return partial(self._shards.get, job_id)
+
+    def _put(self, job_id: str, state: JobState, step: Step) -> None:
+        if step.changed:
+            self._jobs.put(job_id, state)
+        for (run, number), changed in step.shards.items():
+            self._shards.put(job_id, run, number, changed)
 
 
 def _snapshot_due(before: JobState | None, step: Step, record: Incoming, every: timedelta) -> bool:

@@ -101,7 +101,10 @@ class JobState(Record):
 
     @property
     def finished(self) -> int:
-        return sum(tally[0] + tally[1] + tally[2] for tally in self.tallies)
+        finished = 0
+        for succeeded, failed, cancelled, _ in self.tallies:
+            finished += succeeded + failed + cancelled
+        return finished
 
 
 class Step(NamedTuple):
@@ -129,6 +132,8 @@ def fold(state: JobState | None, event: Event, offset: int, at: datetime, shard:
         state = JobState(attempt=attempt, first_offset=offset, updated_at=at)
     if offset <= state.offset:
         return _again(state, event, offset, shard)
+    if type(event) is QuickResults:  # nearly all are, and to ask pydantic's classes first takes as long as the rest of this
+        return Step(state) if state.status.terminal else _results(state, event, offset, at, shard)
     if isinstance(event, AttemptOpened):
         return _opened(state, event, offset, at, shard)
     if state.status.terminal:
@@ -160,6 +165,8 @@ def fold(state: JobState | None, event: Event, offset: int, at: datetime, shard:
 
 def job_of(event: Event) -> str:
     """The job's id."""
+    if type(event) is QuickResults:
+        return event.job_id
     return event.job_id if isinstance(event, Results | JobCancelled) else event.job.job_id
 
 
@@ -261,7 +268,7 @@ def _results(state: JobState, event: Results, offset: int, at: datetime, shard: 
     tallies = list(state.tallies)
     tallies += [(0, 0, 0, 0)] * (max(numbers, default=-1) + 1 - len(tallies))
     for number in counted:
-        if shard(run, number).offset == offset:
+        if (run, number) not in shards and shard(run, number).offset == offset:
             # A replay of an event that may have stopped the job: then it changed all shards.
             numbers = range(len(tallies))
     for number in numbers:
