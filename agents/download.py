@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from pydantic import ValidationError
+from msgspec.structs import replace
 
 from agents.cancelled import Cancelled
 from export_service.backoff import until_available
@@ -21,6 +21,7 @@ from export_service.fair_queue import FairQueue
 from export_service.hosts import Hosts, host_of
 from export_service.messages import Outcome, Task, TaskBatch, TaskResult, TaskResults
 from export_service.ports import Ledger, Publisher
+from export_service.readers import Unreadable, read_batch
 from export_service.sealing import unseal
 from export_service.settings import Download
 from export_service.transfer import Busy, Done, Stop, result
@@ -112,8 +113,8 @@ class Downloader:
         if self.draining:
             await asyncio.Event().wait()  # not acked, so another worker gets it
         try:
-            parsed = TaskBatch.model_validate_json(record.value or b"")
-        except ValidationError as error:
+            parsed = read_batch(record.value or b"")
+        except Unreadable as error:
             return entry.after([await self._dead_letters.put(record, error)])
         if not parsed.tasks:
             return entry.done()
@@ -269,7 +270,7 @@ class Downloader:
         await self._publish(batch)
         if batch.left:
             rest = tuple(task for task in batch.batch.tasks if task.index in batch.left)
-            record = batch.batch.model_copy(update={"tasks": rest})
+            record = replace(batch.batch, tasks=rest)
             key = f"{record.job_id}:{rest[0].index}".encode()
             batch.confirmations.append(await self._publisher.send(self._topics.tasks.name, key, record.to_bytes()))
             self._log.info("Handed back tasks", jobId=record.job_id, tasks=len(rest))

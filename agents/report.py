@@ -12,20 +12,21 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
+import msgspec
 from pydantic.alias_generators import to_camel
-from pydantic_core import to_json
 
 from export_service.backoff import pauses
 from export_service.failures import TransferError
-from export_service.messages import JobCompleted, Outcome, Result, Results, ResultsRange
+from export_service.messages import JobCompleted, Outcome, ResultsRange, TaskResult, TaskResults
 from export_service.ports import Destinations
 from export_service.shards import SHARD_TASKS
 
-Events = Callable[[str, ResultsRange], AsyncIterator[Results]]
+Events = Callable[[str, ResultsRange], AsyncIterator[TaskResults]]
 """Reads the TaskResults of one job in a range of `results`, in offset order."""
 
 _ATTRIBUTES = ("index", "name", "url", "outcome", "bytes", "sha256", "attempts", "duration_ms", "error", "message")
 FIELDS = tuple(map(to_camel, _ATTRIBUTES))
+_encode = msgspec.json.Encoder().encode
 _values = operator.attrgetter(*_ATTRIBUTES)
 _IN_MEMORY = 50_000
 """Lines of a report that are kept in memory and sorted by index (some 25 MB). Of a larger job the topic is read twice, and its report is
@@ -69,7 +70,7 @@ class Reporter:
         for _, (_, line) in sorted(lines.items()):
             yield line
 
-    async def _results(self, completed: JobCompleted) -> AsyncIterator[Result]:
+    async def _results(self, completed: JobCompleted) -> AsyncIterator[TaskResult]:
         """Of the plan and run that ended."""
         async for event in self._events(completed.snapshot.job_id, completed.events):
             if event.attempt < completed.plan:
@@ -80,7 +81,7 @@ class Reporter:
                     yield result
 
 
-async def _counting(results: Callable[[], AsyncIterator[Result]]) -> AsyncIterator[Result]:
+async def _counting(results: Callable[[], AsyncIterator[TaskResult]]) -> AsyncIterator[TaskResult]:
     """Of each task the first with the outcome that counts. Reads them twice."""
     best: dict[int, bytearray] = {}
     async for result in results():
@@ -113,10 +114,10 @@ def _header(form: str) -> bytes:
     return (",".join(FIELDS) + "\r\n").encode() if form == "csv" else b""
 
 
-def _line(result: Result, form: str) -> bytes:
-    fields = {name: value for name, value in zip(FIELDS, _values(result), strict=True) if value is not None}
+def _line(result: TaskResult, form: str) -> bytes:
     if form == "jsonl":
-        return to_json(fields) + b"\n"
+        fields = {name: value for name, value in zip(FIELDS, _values(result), strict=True) if value is not None}
+        return _encode(fields) + b"\n"
     row = io.StringIO()
-    csv.writer(row).writerow([fields.get(name, "") for name in FIELDS])
+    csv.writer(row).writerow(["" if value is None else value for value in _values(result)])
     return row.getvalue().encode()

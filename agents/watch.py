@@ -99,7 +99,8 @@ class Watch:
                 text = (
                     f"not done at {iso_millis(snapshot.deadline_at)}: {done} of {snapshot.total_tasks or 'unknown'} tasks had ended"
                 )
-                await self._end(JobCancelled(job_id=job_id, error="ExportDeadlineExceeded", cause=text))
+                # Of this attempt only: a tally that reads its topic again shows what was, and a later run has a deadline of its own.
+                await self._end(JobCancelled(job_id=job_id, attempt=snapshot.attempt, error="ExportDeadlineExceeded", cause=text))
         elif snapshot.has_task_token and now >= job.beat_at and snapshot.updated_at > job.beaten_at:
             self._open[job_id] = job = replace(job, beat_at=now + self._every(snapshot), beaten_at=now)
             await self._beat(job_id, job)

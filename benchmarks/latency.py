@@ -27,7 +27,8 @@ from aiokafka import AIOKafkaConsumer
 
 from benchmarks.parts import SyntheticSource, have, start_worker, table
 from export_service.devstack import aws, stack
-from export_service.messages import CallbackAnswered, CallbackOutcome, JobCompleted, QuickResults, read_event
+from export_service.messages import CallbackAnswered, CallbackOutcome, JobCompleted, TaskResults
+from export_service.readers import read_event
 from export_service.settings import load
 from streams.topics import Topics, topics
 from tests.kafka import records
@@ -146,7 +147,7 @@ class Bench:
             if job not in arns:
                 continue
             if record.topic == names.results.name:
-                if isinstance(read_event(record.value), QuickResults):
+                if isinstance(read_event(record.value), TaskResults):
                     results[job] = record.timestamp / 1000
             elif record.topic == names.completions.name:
                 JobCompleted.model_validate_json(record.value)

@@ -19,7 +19,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from benchmarks.parts import SyntheticSource, have, start_worker
 from export_service.devstack import aws, stack
-from export_service.messages import DownloadDemand, JobPlanned, TaskBatch, job_events
+from export_service.messages import DownloadDemand, JobPlanned
+from export_service.readers import read_batch, read_event
 from export_service.settings import Settings, load
 from streams.publisher import KafkaPublisher
 from streams.topics import topics
@@ -84,7 +85,7 @@ async def run(log: Path, env: dict[str, str], files: int, at: int) -> int:
             worker.kill()
             worker.wait()
     results = await records(settings.kafka.bootstrap_servers, topics(settings).results.name)
-    said = [job_events.validate_json(record.value) for record in results]
+    said = [read_event(record.value or b"") for record in results]
     planned = {(event.total_tasks, event.plan_digest) for event in said if isinstance(event, JobPlanned)}
     if workers.had != set(range(files)) or {total for total, _ in planned} != {files} or len(planned) != 1:
         raise SystemExit(f"{len(workers.had):,} of {files:,} tasks came; planned: {planned}")
@@ -122,7 +123,7 @@ class Workers:
         while (left := end - time.monotonic()) > 0:
             for some in (await self._consumer.getmany(timeout_ms=int(left * 1000))).values():
                 for record in some:
-                    indices = {task.index for task in TaskBatch.model_validate_json(record.value).tasks}
+                    indices = {task.index for task in read_batch(record.value).tasks}
                     self.twice += len(indices & self.had)
                     self.had |= indices
                     came += len(indices)

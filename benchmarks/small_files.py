@@ -15,11 +15,9 @@ import json
 import os
 import subprocess
 import tempfile
-import time
-import uuid
 from pathlib import Path
 
-from benchmarks.parts import children, have, peak_mib, race, start_nginx, start_worker, timed
+from benchmarks.parts import children, execute, have, peak_mib, race, start_nginx, start_worker, timed
 from export_service.devstack import aws, stack
 
 
@@ -107,16 +105,8 @@ class Ours:
 
     def export(self, out: Path) -> float:
         """Seconds from StartExecution to SUCCEEDED, from the execution's own times."""
-        machine, name = self._clients.client("stepfunctions"), f"bench-{uuid.uuid4().hex[:8]}"
-        text = json.dumps({"jobId": str(uuid.uuid4()), "exportId": "bench", "userId": "bench"})
-        arn = machine.start_execution(stateMachineArn=self._stack.env["EXPORT_STATE_MACHINE_ARN"], name=name, input=text)[
-            "executionArn"
-        ]
-        # Seldom: the emulator shares the machine, and each question costs it some milliseconds.
-        while (execution := machine.describe_execution(executionArn=arn))["status"] == "RUNNING":
-            time.sleep(0.1)
-        status = execution["status"]
-        taken: float = (execution["stopDate"] - execution["startDate"]).total_seconds()
+        machine = self._clients.client("stepfunctions")
+        status, taken = execute(machine, self._stack.env["EXPORT_STATE_MACHINE_ARN"], exportId="bench")
         if status != "SUCCEEDED" or not (out / "_report.jsonl").exists():
             raise SystemExit(f"the execution ended as {status}; see {self._folder}/worker.log")
         return taken

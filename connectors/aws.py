@@ -32,7 +32,7 @@ _SETTING = {
     "s3": "AWS_ENDPOINT_URL_S3",
 }
 _NAME = {"sqs": "SQS", "stepfunctions": "Step Functions", "dynamodb": "DynamoDB", "s3": "S3"}
-_THROTTLED = (
+THROTTLED = (
     "Throttling",
     "Throttled",
     "RequestThrottled",
@@ -66,10 +66,18 @@ class Clients:
         self._aws = aws
         self._session = aioboto3.Session(region_name=aws.region_name)
 
+    async def credentials(self) -> Any:
+        """botocore's, frozen: those that are valid now. Raises BotoCoreError."""
+        found = await self._session.get_credentials()
+        if found is None:
+            raise NoCredentialsError
+        return await found.get_frozen_credentials()
+
     @asynccontextmanager
-    async def open(self, service: str, connections: int = 32) -> AsyncIterator[Any]:
+    async def open(self, service: str, connections: int = 32, region: str | None = None) -> AsyncIterator[Any]:
         """A client of `sqs`, `stepfunctions`, `dynamodb` or `s3`. Raises SettingsError if endpoint or region cannot be right."""
         config = AioConfig(
+            signature_version="s3v4" if service == "s3" else None,
             connect_timeout=5,
             # Longer than SQS's longest poll, 20 s.
             read_timeout=30,
@@ -81,7 +89,9 @@ class Clients:
         endpoint = self._aws.endpoint_for(service)
         async with AsyncExitStack() as stack:
             try:
-                client = await stack.enter_async_context(self._session.client(service, endpoint_url=endpoint, config=config))
+                client = await stack.enter_async_context(
+                    self._session.client(service, region, endpoint_url=endpoint, config=config)
+                )
             except ValueError as error:
                 # botocore's own words for both; it may quote an endpoint with a password.
                 if endpoint is None or "endpoint" not in str(error).lower():
@@ -121,7 +131,7 @@ def is_transient(error: AwsError) -> bool:
     """Whether the same call may work later without anybody changing anything."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= 500 or status == 429 or code_of(error).startswith(_THROTTLED)
+        return status >= 500 or status == 429 or code_of(error).startswith(THROTTLED)
     return isinstance(error, ConnectionError | HTTPClientError | ResponseParserError)
 
 

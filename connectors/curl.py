@@ -1,23 +1,23 @@
 """libcurl's transfers in an asyncio loop: `async with Curl(...) as curl`, then `curl.start(url)`.
 
 libcurl, because small files come three times as fast as through a client in Python (measured: docs/decisions/0007).
-Its sockets are watched by a selector of its own, and the loop watches that selector: one wake-up serves every socket that is ready.
+Its sockets are watched as one (`watched`): one wake-up of the loop serves every socket that is ready.
 """
 
 import asyncio
 import os
 import re
-import selectors
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import certifi
 import pycurl
 
+from connectors.watched import watched
 from export_service import __version__
 from export_service.addresses import may_connect
 from export_service.bandwidth import Bandwidth
@@ -30,10 +30,20 @@ _STREAMS = 16
 _FULL_LARGE = 1024 * 1024
 """The same of a file that is written by a thread meanwhile."""
 _HEADERS = ["Accept-Encoding: identity"]
-Span = tuple[int, int, str]
-"""First byte, the one after the last, and the strong ETag of what they are of."""
 _PRINTABLE = re.compile(r"[!-~]*")
 _SAFE = "".join(map(chr, range(0x21, 0x7F)))
+
+
+class Request(NamedTuple):
+    """What is asked for, if it is not just a GET: over HTTP/1.1, as several streams of one HTTP/2 connection share what one gets.
+
+    `patient`: whoever answers may need more than `stall_seconds` before he says anything.
+    """
+
+    method: str = "GET"
+    headers: Sequence[str] = ()
+    body: bytes | None = None
+    patient: bool = False
 
 
 class CurlError(Exception):
@@ -48,19 +58,24 @@ class CurlError(Exception):
 
 
 class Response:
-    """One GET under way, or ended. After `release` it is used for another URL."""
+    """One request under way, or ended. After `release` it is used for another one."""
 
     def __init__(self, curl: "Curl", settings: Download) -> None:
         self._curl, self._allowed = curl, settings.allowed_networks
         self.handle, self._shares = _handle(settings), False
+        if curl.anywhere:
+            self.handle.unsetopt(pycurl.PROXY)
+            for option, value in _own_choice().items():
+                self.handle.setopt(option, value)
+        self._stall = max(1, round(settings.stall_seconds))
         self._headers: list[bytes] = []
-        self._span = False
+        self._request: Request | None = None
         self.handle.setopt(pycurl.WRITEFUNCTION, self._received)
         # The list's own method, and read when somebody asks: this is for every line of every file's answer.
         self.handle.setopt(pycurl.HEADERFUNCTION, self._headers.append)
         self.handle.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
 
-    def begin(self, url: str, seconds: float, span: Span | None) -> None:
+    def begin(self, url: str, seconds: float, request: Request | None) -> None:
         if not _PRINTABLE.fullmatch(url):
             # A signed URL does not survive being quoted again: only what may not be in a URL at all is.
             url = quote(url, safe=_SAFE)
@@ -70,8 +85,8 @@ class Response:
             self._shares = shares
             self.handle.setopt(pycurl.PIPEWAIT, int(shares))
         self.handle.setopt(pycurl.TIMEOUT_MS, round(seconds * 1000))
-        if span or self._span:
-            self._ask_for(span)
+        if request or self._request:
+            self._ask_for(request)
         self._headers.clear()
         self._body: list[bytes] = []
         self._waiting, self._paused, self._in_line, self.ended = 0, False, False, False
@@ -129,13 +144,19 @@ class Response:
 
     def header(self, name: str) -> str | None:
         """Of the answer; a name in lower case."""
-        for line in reversed(self._headers):
-            if line.startswith(b"HTTP/"):
-                return None  # what is before is another answer's, such as 103
-            key, colon, value = line.partition(b":")
-            if colon and key.strip().lower() == name.encode():
-                return value.strip().decode("latin-1")
-        return None
+        return self.headers.get(name)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the answer, names in lower case."""
+        found: dict[str, str] = {}
+        for line in b"".join(self._headers).decode("latin-1").splitlines():
+            name, colon, value = line.partition(":")
+            if colon:
+                found[name.strip().lower()] = value.strip()
+            elif name.startswith("HTTP/"):
+                found.clear()  # what was before is another answer's, such as 103
+        return found
 
     @property
     def location(self) -> str | None:
@@ -150,6 +171,12 @@ class Response:
     def release(self) -> None:
         """Give the connection back, or close it if the body was not read to its end."""
         self._curl.release(self)
+
+    def let_go(self) -> None:
+        """Of what it sent: a handle that waits for its next use keeps it otherwise."""
+        if self._request and self._request.body:
+            self.handle.setopt(pycurl.POSTFIELDS, b"")
+            self._request = self._request._replace(body=None)
 
     def filled_up(self) -> None:
         if self.on_filled is not None:
@@ -166,18 +193,24 @@ class Response:
             self._failure = CurlError(code, self.handle.getinfo(pycurl.OS_ERRNO), refused)
         self.filled_up()
 
-    def _ask_for(self, span: Span | None) -> None:
-        self._span = span is not None
-        if span is None:
-            self.handle.unsetopt(pycurl.RANGE)
-            self.handle.setopt(pycurl.HTTPHEADER, _HEADERS)
-            self.handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_NONE)
-        else:
-            first, stop, etag = span
-            self.handle.setopt(pycurl.RANGE, f"{first}-{stop - 1}")
-            self.handle.setopt(pycurl.HTTPHEADER, [*_HEADERS, f"If-Range: {etag}"])
-            # Several streams of one HTTP/2 connection would share what one connection gets.
-            self.handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+    def _ask_for(self, request: Request | None) -> None:
+        before, self._request = self._request, request
+        set_option = self.handle.setopt
+        if before is None or request is None:
+            version = pycurl.CURL_HTTP_VERSION_1_1 if request else pycurl.CURL_HTTP_VERSION_NONE
+            set_option(pycurl.HTTP_VERSION, version)
+        if before and before.method != "GET":
+            set_option(pycurl.HTTPGET, 1)
+            self.handle.unsetopt(pycurl.CUSTOMREQUEST)
+        if bool(before and before.patient) != bool(request and request.patient):
+            set_option(pycurl.LOW_SPEED_TIME, 0 if request and request.patient else self._stall)
+        set_option(pycurl.HTTPHEADER, [*_HEADERS, *request.headers] if request else _HEADERS)
+        if request and request.method == "HEAD":
+            set_option(pycurl.NOBODY, 1)
+        elif request and request.method != "GET":
+            if request.body is not None:
+                set_option(pycurl.POSTFIELDS, request.body)
+            set_option(pycurl.CUSTOMREQUEST, request.method)
 
     def _open_socket(self, _purpose: int, address: Any) -> socket.socket | int:
         """Asked by libcurl with (family, type, protocol, sockaddr) of the very address that it is about to connect to.
@@ -186,7 +219,8 @@ class Response:
         that is used again was judged when it was opened; libcurl uses it for the same host and port only.
         """
         family, kind, protocol, where = address
-        if family not in (socket.AF_INET, socket.AF_INET6) or not may_connect(where[0], self._allowed):
+        may = self._curl.anywhere or (family in (socket.AF_INET, socket.AF_INET6) and may_connect(where[0], self._allowed))
+        if not may:
             self._refused = str(where[0])
             return pycurl.SOCKET_BAD
         self._connecting = True
@@ -225,11 +259,14 @@ class Response:
 
 
 class Curl:
-    """All transfers of one loop, and the connections that they share."""
+    """All transfers of one loop, and the connections that they share.
 
-    def __init__(self, settings: Download, bandwidth: Bandwidth | None = None) -> None:
-        self._settings, self.bandwidth = settings, bandwidth or Bandwidth()
-        self._selector = selectors.DefaultSelector()
+    `anywhere`: the operator has chosen the hosts, so that no address is refused, and proxies are used as the environment says.
+    """
+
+    def __init__(self, settings: Download, bandwidth: Bandwidth | None = None, *, anywhere: bool = False) -> None:
+        self._settings, self.bandwidth, self.anywhere = settings, bandwidth or Bandwidth(), anywhere
+        self._sockets = watched()
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, settings.concurrency)
         self._multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, _STREAMS)
@@ -237,7 +274,6 @@ class Curl:
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._watched: set[int] = set()
         self._running: dict[pycurl.Curl, Response] = {}
         self._idle: list[Response] = []
         self.sharing: set[str] = set()
@@ -246,11 +282,11 @@ class Curl:
 
     async def __aenter__(self) -> "Curl":
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._selector, self._ready)
+        self._loop.add_reader(self._sockets, self._ready)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._loop.remove_reader(self._selector)
+        self._loop.remove_reader(self._sockets)
         for response in list(self._running.values()):
             self.release(response)
         for response in self._idle:
@@ -258,12 +294,12 @@ class Curl:
         self._multi.close()
         if self._timer is not None:
             self._timer.cancel()
-        self._selector.close()
+        self._sockets.close()
 
-    def start(self, url: str, seconds: float = 0, span: Span | None = None) -> Response:
-        """GET `url`, or a span of it, in at most `seconds` (0: for as long as bytes come)."""
+    def start(self, url: str, seconds: float = 0, request: Request | None = None) -> Response:
+        """GET `url`, or do what the request says, in at most `seconds` (0: for as long as bytes come)."""
         response = self._idle.pop() if self._idle else Response(self, self._settings)
-        response.begin(url, seconds, span)
+        response.begin(url, seconds, request)
         self._running[response.handle] = response
         self._multi.add_handle(response.handle)
         return response
@@ -274,21 +310,16 @@ class Curl:
     def release(self, response: Response) -> None:
         response.on_filled = None
         response.leave_line()
+        response.let_go()
         if self._running.pop(response.handle, None):
             self._multi.remove_handle(response.handle)
         self._idle.append(response)
 
     def _watch(self, event: int, fd: int, _multi: object, _data: object) -> None:
         if event == pycurl.POLL_REMOVE:
-            if fd in self._watched:
-                self._watched.discard(fd)
-                self._selector.unregister(fd)
-        elif fd in self._watched:
-            # The constants of libcurl and of selectors are the same: 1 to read, 2 to write.
-            self._selector.modify(fd, event)
+            self._sockets.let_go(fd)
         else:
-            self._watched.add(fd)
-            self._selector.register(fd, event)
+            self._sockets.watch(fd, event)
 
     def _set_timer(self, milliseconds: int) -> None:
         """libcurl asks at every start and end of a transfer. A timer that goes off too early does no harm: it will ask again."""
@@ -307,8 +338,8 @@ class Curl:
         self._collect()
 
     def _ready(self) -> None:
-        for key, events in self._selector.select(0):
-            self._multi.socket_action(key.fd, events)
+        for fd, events in self._sockets.ready():
+            self._multi.socket_action(fd, events)
         self._collect()
 
     def _collect(self) -> None:
@@ -341,7 +372,7 @@ def _handle(settings: Download) -> pycurl.Curl:
         pycurl.USERAGENT: f"export-service/{__version__}",
         pycurl.HTTPHEADER: _HEADERS,
         pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
-        pycurl.PROXY: "",  # no proxy from the environment
+        pycurl.PROXY: "",  # none from the environment
         pycurl.PATH_AS_IS: 1,
         pycurl.BUFFERSIZE: 128 * 1024,
         pycurl.CONNECTTIMEOUT_MS: round(settings.connect_seconds * 1000),
@@ -353,3 +384,10 @@ def _handle(settings: Download) -> pycurl.Curl:
     for option, value in options.items():
         handle.setopt(option, value)
     return handle
+
+
+def _own_choice() -> dict[int, Any]:
+    """Options for hosts that the operator has chosen, as AWS's own clients have them."""
+    bundle = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE")
+    chosen: dict[int, Any] = {pycurl.UPLOAD_BUFFERSIZE: 512 * 1024}
+    return chosen | ({pycurl.CAINFO: bundle} if bundle else {})

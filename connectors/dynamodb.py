@@ -4,6 +4,7 @@ Keys: `pk` = `JOB#<jobId>`, `sk` = `SNAPSHOT` or `ATTEMPT#0001`. Snapshot attrib
 `by-user` (userId, updatedAt) and `by-status` (status, updatedAt); `expiresAt` is the TTL attribute (seconds since the epoch).
 """
 
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -13,7 +14,7 @@ from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 
 from connectors.aws import AWS_ERRORS, code_of, unavailable
-from export_service.messages import CallbackAnswered, CallbackOutcome, JobSnapshot, iso_millis
+from export_service.messages import CallbackAnswered, CallbackOutcome, JobSnapshot, JobStatus, iso_millis
 from export_service.ports import Attempt, Planned, among
 from export_service.redaction import fingerprint
 
@@ -43,25 +44,31 @@ class DynamoTable:
                 return attempts[0]
             # Not their number: the first ones may have expired.
             number = attempts[-1].number + 1 if attempts else 1
-            item = {
-                "tokenFingerprint": fingerprint(token),
-                "taskToken": token,
-                "requestDigest": request_digest,
-                # One key a job: URLs sealed for its first attempt are opened in every later one.
-                "sealKey": attempts[0].seal_key if attempts else seal_key,
-                "published": False,
-                "receivedAt": iso_millis(now),
-                "expiresAt": self._expires(now),
-            }
-            try:
-                await self._call(
-                    "put_item",
-                    Item=_item(job_id, _attempt_key(number), item),
-                    ConditionExpression="attribute_not_exists(pk)",
-                )
-            except _ConditionFailed:
-                continue  # another connector has just opened this attempt: look again
-            return among(_attempt(job_id, number, item), attempts)
+            # One key a job: URLs sealed for its first attempt are opened in every later one.
+            key = attempts[0].seal_key if attempts else seal_key
+            who = {"tokenFingerprint": fingerprint(token), "taskToken": token}
+            if added := await self._add(job_id, number, who | {"requestDigest": request_digest, "sealKey": key}, now):
+                return among(added, attempts)
+            # Another connector has just opened this attempt: look again.
+
+    async def add_attempt(self, job_id: str, above: int, now: datetime) -> Attempt | None:
+        while attempts := await self._attempts(job_id):
+            first, number = attempts[0], max(attempts[-1].number, above) + 1
+            item = {"byHand": True, "requestDigest": first.request_digest, "sealKey": first.seal_key}
+            if added := await self._add(job_id, number, item, now):
+                return among(added, attempts)
+        return None
+
+    async def _add(self, job_id: str, number: int, item: dict[str, Any], now: datetime) -> Attempt | None:
+        """None if there is one with this number."""
+        item = item | {"published": False, "receivedAt": iso_millis(now), "expiresAt": self._expires(now)}
+        try:
+            await self._call(
+                "put_item", Item=_item(job_id, _attempt_key(number), item), ConditionExpression="attribute_not_exists(pk)"
+            )
+        except _ConditionFailed:
+            return None
+        return _attempt(job_id, number, item)
 
     async def find_attempt(self, job_id: str, token: str | None) -> Attempt | None:
         return _with_token(await self._attempts(job_id), token)
@@ -135,22 +142,48 @@ class DynamoTable:
         found = await self._call("get_item", Key=_key(job_id, "SNAPSHOT"), ConsistentRead=True)
         return JobSnapshot.model_validate(_plain(found["Item"])) if "Item" in found else None
 
+    async def of_status(self, status: JobStatus, since: datetime) -> list[JobSnapshot]:
+        """Jobs with this status that moved last at `since` or later. Read from an index, which may be a moment behind."""
+        return await self._snapshots(
+            "by-status", "#status", {":value": status.value}, since, ExpressionAttributeNames={"#status": "status"}
+        )
+
+    async def of_user(self, user_id: str, since: datetime) -> list[JobSnapshot]:
+        """His jobs, likewise."""
+        return await self._snapshots("by-user", "userId", {":value": user_id}, since)
+
+    async def asked(self, job_id: str) -> list[tuple[int, datetime]]:
+        """Attempts that are published, and when each was received. Without their tokens."""
+        items = self._query(
+            KeyConditionExpression="pk = :pk AND begins_with(sk, :attempt)",
+            ExpressionAttributeValues=_values({":pk": f"JOB#{job_id}", ":attempt": "ATTEMPT#"}),
+            ProjectionExpression="sk, published, receivedAt",
+            ConsistentRead=True,
+        )
+        return [(_number(item), datetime.fromisoformat(item["receivedAt"])) async for item in items if item["published"]]
+
+    async def _snapshots(self, index: str, name: str, value: dict[str, Any], since: datetime, **more: Any) -> list[JobSnapshot]:
+        wanted = f"{name} = :value AND updatedAt >= :since"
+        values = _values(value | {":since": iso_millis(since)})
+        items = self._query(IndexName=index, KeyConditionExpression=wanted, ExpressionAttributeValues=values, **more)
+        return [JobSnapshot.model_validate(item) async for item in items]
+
     async def _attempts(self, job_id: str) -> list[Attempt]:
-        found: list[Attempt] = []
+        items = self._query(
+            KeyConditionExpression="pk = :pk AND begins_with(sk, :attempt)",
+            ExpressionAttributeValues=_values({":pk": f"JOB#{job_id}", ":attempt": "ATTEMPT#"}),
+            ConsistentRead=True,
+        )
+        return [_attempt(job_id, _number(item), item) async for item in items]
+
+    async def _query(self, **arguments: Any) -> AsyncIterator[dict[str, Any]]:
         start: dict[str, Any] = {}
         while True:
-            page = await self._call(
-                "query",
-                KeyConditionExpression="pk = :pk AND begins_with(sk, :attempt)",
-                ExpressionAttributeValues=_values({":pk": f"JOB#{job_id}", ":attempt": "ATTEMPT#"}),
-                ConsistentRead=True,
-                **start,
-            )
+            page = await self._call("query", **arguments, **start)
             for raw in page["Items"]:
-                item = _plain(raw)
-                found.append(_attempt(job_id, int(item["sk"].removeprefix("ATTEMPT#")), item))
+                yield _plain(raw)
             if "LastEvaluatedKey" not in page:
-                return found
+                return
             start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
 
     async def _update(
@@ -195,11 +228,17 @@ class _ConditionFailed(Exception):
 
 def _with_token(attempts: list[Attempt], token: str | None) -> Attempt | None:
     mark = fingerprint(token)
-    return next((among(attempt, attempts) for attempt in attempts if fingerprint(attempt.token) == mark), None)
+    return next(
+        (among(attempt, attempts) for attempt in attempts if fingerprint(attempt.token) == mark and not attempt.by_hand), None
+    )
 
 
 def _attempt_key(number: int) -> str:
     return f"ATTEMPT#{number:04d}"
+
+
+def _number(item: dict[str, Any]) -> int:
+    return int(item["sk"].removeprefix("ATTEMPT#"))
 
 
 def _key(job_id: str, sort: str) -> dict[str, Any]:
@@ -229,5 +268,6 @@ def _attempt(job_id: str, number: int, item: dict[str, Any]) -> Attempt:
         published=item["published"],
         answer=CallbackAnswered.model_validate_json(item["callback"]) if "callback" in item else None,
         seal_key=bytes(key) if key is not None else None,
+        by_hand=item.get("byHand", False),
         claimed="claimedAt" in item,
     )

@@ -24,6 +24,8 @@ from export_service.transfer import Busy, Done, Stop
 _END_SECONDS = 5.0
 """For a process to end by itself: a file system that hangs does not keep the worker."""
 
+_OUTCOMES = {str(outcome): outcome for outcome in Outcome}
+
 
 @contextmanager
 def forked(settings: Settings, processes: int) -> Iterator[list[socket.socket]]:
@@ -133,7 +135,7 @@ class _Process:
             task, done = found
             result = TaskResult(
                 index=task.index,
-                outcome=Outcome(outcome),
+                outcome=_OUTCOMES[outcome],
                 name=task.name,
                 url=task.url,
                 bytes=size,

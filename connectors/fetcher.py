@@ -17,11 +17,15 @@ from connectors.aws import Clients
 from connectors.frames import Frames
 from connectors.lanes import QuickLane
 from connectors.large_files import LargeFiles
+from connectors.s3_parts import LargeParts
 from connectors.stores import open_stores
 from export_service.bandwidth import Bandwidth
 from export_service.messages import Task, TaskResult
 from export_service.settings import Settings
 from export_service.transfer import Busy, Limits, Stop, Transfers, TransferTasks
+
+_PATIENCE = 0.001
+"""Seconds that an outcome may wait for others."""
 
 
 async def fetch(end: socket.socket, settings: Settings) -> int:
@@ -66,7 +70,7 @@ async def fetch(end: socket.socket, settings: Settings) -> int:
             running.clear()
             frames.send(None)
 
-        frames = Frames(received, lambda error: fatal(error) if error else end_with(0))
+        frames = Frames(received, lambda error: fatal(error) if error else end_with(0), _PATIENCE)
         await frames.connect(end)
         code = await ended
         await lane.stop()
@@ -77,11 +81,12 @@ async def open_lane(
     settings: Settings, stack: AsyncExitStack, fatal: Callable[[BaseException], None], bandwidth: Bandwidth | None = None
 ) -> QuickLane:
     """All that transfers need."""
-    s3 = Clients(settings.aws).later("s3", stack, settings.download.concurrency)
-    http, sources, destinations = await open_stores(settings, s3, stack, bandwidth)
+    clients = Clients(settings.aws)
+    boto = clients.later("s3", stack)
+    sources, destinations = await open_stores(settings, clients, boto, stack, bandwidth)
     limits = Limits.of(settings.download)
-    large = LargeFiles(settings.download, lambda: lane.running)
-    lane = QuickLane(TransferTasks(Transfers(sources, destinations, limits, large), fatal), http, destinations, limits)
+    large = LargeFiles(settings.download, lambda: lane.running), LargeParts(settings.download.connections)
+    lane = QuickLane(TransferTasks(Transfers(sources, destinations, limits, large), fatal), sources, destinations, limits)
     return lane
 
 

@@ -1,6 +1,7 @@
 """Lists of plain values between the processes of one worker, over a socket pair.
 
-All that is sent in one turn of the loop goes as one frame: its length in four bytes, then `marshal`, the quickest that Python has.
+What is sent in one turn of the loop, or a little later, goes as one frame: its length in four bytes, then `marshal`, the quickest
+that Python has.
 Only a process and its own child speak this, so neither the versions nor the trust of both ends can differ.
 """
 
@@ -17,10 +18,11 @@ class Frames(asyncio.Protocol):
     """Args:
     received: called with each value, in order.
     closed: called when the connection is, with the reason if that is not the other end; what `received` raises is one.
+    patience: seconds that a value may wait for others. Each frame wakes the other process, which costs as much as ten values.
     """
 
-    def __init__(self, received: Callable[[Any], None], closed: Callable[[Exception | None], None]) -> None:
-        self._received, self._closed = received, closed
+    def __init__(self, received: Callable[[Any], None], closed: Callable[[Exception | None], None], patience: float = 0) -> None:
+        self._received, self._closed, self._patience = received, closed, patience
         self._failed: Exception | None = None
         self._buffer = bytearray()
         self._waiting: list[Any] = []
@@ -31,7 +33,7 @@ class Frames(asyncio.Protocol):
 
     def send(self, value: Any) -> None:
         if not self._waiting:
-            self._loop.call_soon(self._flush)
+            self._loop.call_later(self._patience, self._flush)
         self._waiting.append(value)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pycurl
 
-from connectors.curl import Curl, CurlError, Response
+from connectors.curl import Curl, CurlError, Request, Response
 from export_service.bandwidth import Bandwidth
 from export_service.failures import PlanError, RangeRefused, TransferError
 from export_service.names import check_url
@@ -52,16 +52,17 @@ class HttpDownload:
         return etag if whole and self._response.header("accept-ranges") == "bytes" else None
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        async for blocks in _read(self._response, self._shown):
+        async for blocks in read_blocks(self._response, self._shown):
             yield b"".join(blocks)
 
     def blocks(self) -> AsyncIterator[list[bytes]]:
         self._response.is_large()
-        return _read(self._response, self._shown)
+        return read_blocks(self._response, self._shown)
 
     @asynccontextmanager
     async def span(self, first: int, stop: int, validator: str) -> AsyncIterator[AsyncIterator[list[bytes]]]:
-        response = self._curl.start(self._url, 0, (first, stop, validator))
+        headers = (f"Range: bytes={first}-{stop - 1}", f"If-Range: {validator}")
+        response = self._curl.start(self._url, 0, Request(headers=headers))
         response.is_large()
         try:
             try:
@@ -69,7 +70,7 @@ class HttpDownload:
             except CurlError as error:
                 raise failure_of(error, self._shown) from None
             self._check(response, f"bytes {first}-{stop - 1}/{self.size}", validator)
-            yield _read(response, self._shown)
+            yield read_blocks(response, self._shown)
         finally:
             response.release()
 
@@ -85,7 +86,8 @@ class HttpDownload:
             raise RangeRefused(f"{self._shown} sent {got[0]} of {got[1]} to a request for {span} of {validator}")
 
 
-async def _read(response: Response, shown: str) -> AsyncIterator[list[bytes]]:
+async def read_blocks(response: Response, shown: str) -> AsyncIterator[list[bytes]]:
+    """The body as it comes. Raises TransferError."""
     try:
         while blocks := await response.read():
             yield blocks
@@ -102,6 +104,8 @@ class HttpFiles:
     def open(self, url: str) -> "Opening":
         return Opening(self._curl, url, self._allowed_urls)
 
+    quick = open
+
     def list(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
         raise PlanError(f"prefix {without_query(prefix)!r}: only s3:// has listings; name the files in a manifest instead")
 
@@ -114,7 +118,6 @@ class Opening:
         self._response: Response | None = None
 
     def begin(self, seconds: float, ready: Callable[[Response], None]) -> None:
-        """Start now what `async with` would, and call `ready` when the body, or much of it, is here, or the GET has failed."""
         response = self._response = self._curl.start(self._url, seconds)
         response.on_filled = lambda: ready(response)
 

@@ -1,6 +1,6 @@
 """How transfers run: most small files in the quick lane, all else as tasks of their own.
 
-The quick lane is for a file from http(s) to a folder on a quick disk that is here in one piece: then the loop's callback checks it,
+The quick lane is for a file from http(s) or S3 to a folder on a quick disk that is here in one piece: then the loop's callback checks it,
 writes it and is done, without the coroutines that cost a task most of its time (measured: docs/decisions/0007). Whatever is not plain
 (a failure, a redirect, a large file, a slow disk) goes on as a task, with the answer that is already here.
 """
@@ -10,8 +10,8 @@ import time
 
 from connectors.curl import Response
 from connectors.destinations import StoreDestinations
-from connectors.http_files import HttpFiles, Opening
 from connectors.local_store import LocalFolder
+from connectors.sources import QuickOpening, Sources
 from export_service.failures import TransferError
 from export_service.messages import Outcome, Task
 from export_service.transfer import Done, Limits, Stop, TransferTasks, check, result
@@ -20,16 +20,15 @@ from export_service.transfer import Done, Limits, Stop, TransferTasks, check, re
 class QuickLane:
     """The Transferring port."""
 
-    def __init__(self, tasks: TransferTasks, http: HttpFiles, destinations: StoreDestinations, limits: Limits) -> None:
-        self._tasks, self._http, self._destinations, self._limits = tasks, http, destinations, limits
-        self._openings: set[Opening] = set()
+    def __init__(self, tasks: TransferTasks, sources: Sources, destinations: StoreDestinations, limits: Limits) -> None:
+        self._tasks, self._sources, self._destinations, self._limits = tasks, sources, destinations, limits
+        self._openings: set[QuickOpening] = set()
 
     def start(self, destination: str, task: Task, url: str, done: Done, tried: int = 0) -> Stop:
         folder = self._destinations.quick_folder(destination)
-        if folder is None or not url.startswith(("http://", "https://")):
+        if folder is None or (opening := self._sources.quick(url)) is None:
             return self._tasks.start(destination, task, url, done, tried)
         started = time.monotonic()
-        opening = self._http.open(url)
         stops: list[Stop] = [opening.close, lambda: self._openings.discard(opening)]
 
         def ready(response: Response) -> None:

@@ -44,7 +44,7 @@ class LargeFiles:
         self._only_whole: set[str] = set()
         """Paths of parts whose source did not send spans as it should."""
 
-    def takes(self, download: Download, place: Destination) -> bool:
+    def takes(self, download: Download, place: Destination, url: str) -> bool:  # noqa: ARG002
         return isinstance(place, LocalFolder) and (download.size or 0) >= LARGE
 
     async def copy(

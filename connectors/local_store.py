@@ -14,12 +14,14 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from connectors.part_file import PartFile, give_name, open_part, remove
 from export_service.failures import TransferError
+from export_service.ports import Digest
 
 _BUFFER = 1024 * 1024
 """Bytes that are gathered before a write. Most files are smaller and are created, written and renamed by one call."""
@@ -51,10 +53,15 @@ class Pace:
 
 
 class _LocalSink:
-    def __init__(self, folder: str, part: str, pool: Executor, pace: Pace, unnamed: bool) -> None:
-        self._folder, self._part, self._pool, self._pace, self._unnamed = folder, part, pool, pace, unnamed
+    def __init__(self, folder: str, pool: Executor, pace: Pace, unnamed: bool) -> None:
+        self._folder, self._pool, self._pace, self._unnamed = folder, pool, pace, unnamed
         self._fd: int | None = None
         self._waiting: bytes | bytearray = bytearray()
+
+    @cached_property
+    def _part(self) -> str:
+        """Random, because two workers may write the same file after a rebalance; it is shorter than any limit."""
+        return f"{self._folder}/.{os.urandom(8).hex()}.part"
 
     async def write(self, chunk: bytes) -> None:
         self._waiting += chunk
@@ -112,7 +119,8 @@ class _LocalSink:
 
     def remove(self) -> None:
         self._close()
-        remove(self._part)
+        if "_part" in self.__dict__:
+            remove(self._part)
 
     def _close(self) -> None:
         if self._fd is not None:
@@ -146,7 +154,10 @@ class LocalFolder:
     def uri(self, name: str) -> str:
         return (self._root / name).absolute().as_uri()
 
-    def create(self, name: str, size: int | None = None) -> "_LocalFile":  # noqa: ARG002
+    def copies(self, url: str) -> bool:  # noqa: ARG002
+        return False
+
+    def create(self, name: str, size: int | None = None, digest: Digest | None = None) -> "_LocalFile":  # noqa: ARG002
         folder, _, last = name.rpartition("/")
         path = self._folder(folder)
         return _LocalFile(name, path, last, self._pool, self._pace, self._unnamed)
@@ -185,8 +196,7 @@ class _LocalFile:
 
     def __init__(self, name: str, folder: str, last: str, pool: Executor, pace: Pace, unnamed: bool) -> None:
         self._name, self._final = name, f"{folder}/{last}"
-        # Random, because two workers may write the same file after a rebalance; the hidden name is shorter than any limit.
-        self._sink = _LocalSink(folder, f"{folder}/.{os.urandom(8).hex()}.part", pool, pace, unnamed)
+        self._sink = _LocalSink(folder, pool, pace, unnamed)
 
     def put(self, content: bytes) -> None:
         try:

@@ -84,7 +84,15 @@ class MemoryLedger:
 
     async def find_attempt(self, job_id: str, token: str | None) -> Attempt | None:
         known = self._of(job_id)
-        return next((among(attempt, known) for attempt in known if attempt.token == token), None)
+        return next((among(attempt, known) for attempt in known if attempt.token == token and not attempt.by_hand), None)
+
+    async def add_attempt(self, job_id: str, above: int, now: datetime) -> Attempt | None:  # noqa: ARG002
+        if not (known := self._of(job_id)):
+            return None
+        number, first = max(known[-1].number, above) + 1, known[0]
+        added = Attempt(job_id, number, first.request_digest, seal_key=first.seal_key, by_hand=True)
+        self.attempts[job_id, number] = added
+        return among(added, known)
 
     def _of(self, job_id: str) -> list[Attempt]:
         return [attempt for (job, _), attempt in sorted(self.attempts.items()) if job == job_id]

@@ -1,14 +1,30 @@
 """Which source reads which URL scheme."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
+from connectors.curl import Response
 from export_service.failures import PlanError, TransferError
 from export_service.ports import Download, FileSource
 
 _CHUNK = 256 * 1024
+
+
+class QuickOpening(AbstractAsyncContextManager[Download], Protocol):
+    """Of a file, one that need not be entered if it is small and here in one piece."""
+
+    def begin(self, seconds: float, ready: Callable[[Response], None]) -> None:
+        """Start now what `async with` would, and call `ready` when the body, or much of it, is here, or the GET has failed."""
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class QuickSource(FileSource, Protocol):
+    def quick(self, url: str) -> QuickOpening | None: ...
 
 
 class Sources:
@@ -16,9 +32,15 @@ class Sources:
 
     def __init__(self, by_scheme: Mapping[str, FileSource]) -> None:
         self._by_scheme = by_scheme
+        self._quick = {scheme: source.quick for scheme, source in by_scheme.items() if isinstance(source, QuickSource)}
 
     def open(self, url: str) -> AbstractAsyncContextManager[Download]:
         return self._source(url).open(url)
+
+    def quick(self, url: str) -> QuickOpening | None:
+        """One that can begin now."""
+        quick = self._quick.get(url.partition(":")[0])
+        return quick(url) if quick else None
 
     def list(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
         return self._source(prefix).list(prefix)

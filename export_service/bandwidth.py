@@ -55,16 +55,6 @@ class Bandwidth:
         if self._timer is None:
             self._set_timer()
 
-    async def passed(self, size: int) -> None:
-        """Take so many, and wait until the bucket has some again."""
-        if self.rate:
-            self._refill()
-            self._left -= size
-            while self.rate and self._left <= 0:
-                turn = asyncio.Event()
-                self.wait(turn.set)
-                await turn.wait()
-
     def _refill(self) -> None:
         now = asyncio.get_running_loop().time()
         self._left = min(self._left + (now - self._at) * self.rate, self.rate * _BURST_SECONDS)

@@ -73,9 +73,11 @@ class TransferError(ExportError):
 
     Attributes:
         kept: bytes that the next try need not ask for.
+        status: of the HTTP answer that said so, if one did.
     """
 
     kept = 0
+    status: int | None = None
 
     def __init__(self, error: str, message: str, *, retryable: bool, retry_after: float | None = None, busy: bool = False) -> None:
         super().__init__(f"{error}: {message}")

@@ -22,16 +22,14 @@ from typing import NamedTuple
 from export_service.counting import Counted, by_shard
 from export_service.messages import (
     AttemptOpened,
-    Event,
     JobAccepted,
     JobCancelled,
+    JobEvent,
     JobInfo,
     JobPlanned,
     JobStatus,
     PlanFailed,
-    QuickResults,
     Record,
-    Results,
     TaskResults,
     Timestamp,
 )
@@ -62,6 +60,8 @@ class JobState(Record):
     tallies: tuple[ShardTally, ...] = ()
     """Of shards 0, 1, … of this run."""
     first_offset: int
+    origin: int | None = None
+    """Of the job's very first event, where `first_offset` is that of a later list of files."""
     offset: int = -1
     """Of the last event that changed this state."""
     completed_offset: int | None = None
@@ -119,7 +119,7 @@ class Step(NamedTuple):
     reruns: bool = False
 
 
-def fold(state: JobState | None, event: Event, offset: int, at: datetime, shard: ReadShard) -> Step:
+def fold(state: JobState | None, event: JobEvent, offset: int, at: datetime, shard: ReadShard) -> Step:
     """(state, event) -> state.
 
     Args:
@@ -132,7 +132,7 @@ def fold(state: JobState | None, event: Event, offset: int, at: datetime, shard:
         state = JobState(attempt=attempt, first_offset=offset, updated_at=at)
     if offset <= state.offset:
         return _again(state, event, offset, shard)
-    if type(event) is QuickResults:  # nearly all are, and to ask pydantic's classes first takes as long as the rest of this
+    if isinstance(event, TaskResults):  # nearly all are, and pydantic's classes are slow to ask
         return Step(state) if state.status.terminal else _results(state, event, offset, at, shard)
     if isinstance(event, AttemptOpened):
         return _opened(state, event, offset, at, shard)
@@ -154,8 +154,6 @@ def fold(state: JobState | None, event: Event, offset: int, at: datetime, shard:
                 return _stop(failed, {}, JobStatus.FAILED, "ExportPlanFailed", event.cause, offset, at, shard)
             failed = failed.model_copy(update={"error": "ExportPlanFailed", "cause": event.cause})
             return Step(_end(failed, JobStatus.FAILED, offset, at), changed=True, completes=True)
-        case TaskResults() | QuickResults():
-            return _results(state, event, offset, at, shard)
         case JobCancelled():
             if event.attempt not in (None, state.attempt):
                 return Step(state)
@@ -163,23 +161,21 @@ def fold(state: JobState | None, event: Event, offset: int, at: datetime, shard:
             return _stop(state, {}, status, event.error, event.cause, offset, at, shard)
 
 
-def job_of(event: Event) -> str:
+def job_of(event: JobEvent) -> str:
     """The job's id."""
-    if type(event) is QuickResults:
-        return event.job_id
-    return event.job_id if isinstance(event, Results | JobCancelled) else event.job.job_id
+    return event.job_id if isinstance(event, TaskResults | JobCancelled) else event.job.job_id
 
 
-def event_attempt(event: Event) -> int:
-    if isinstance(event, Results | JobCancelled):
+def event_attempt(event: JobEvent) -> int:
+    if isinstance(event, TaskResults | JobCancelled):
         return event.attempt or 1
     return event.job.attempt
 
 
-def _again(state: JobState, event: Event, offset: int, shard: ReadShard) -> Step:
+def _again(state: JobState, event: JobEvent, offset: int, shard: ReadShard) -> Step:
     """A replay after a crash that kept the state and lost shards. A later run needs them, so they are made whole."""
     repaired: Shards = {}
-    if isinstance(event, Results):
+    if isinstance(event, TaskResults):
         repaired = _join(state, event.attempt, by_shard(event.results, state.total), offset, shard)
     for before, run in pairwise(state.runs):
         if run.begun == offset and state.plan < run.attempt:
@@ -215,7 +211,8 @@ def _opened(state: JobState, event: AttemptOpened, offset: int, at: datetime, sh
     if state.total is None or state.error == "ExportPlanFailed":
         # No list of files that the outcomes so far could be matched with.
         anew = {"status": JobStatus.PENDING, "plan": job.attempt, "plan_digest": None, "total": None, "tallies": ()}
-        return Step(moved.model_copy(update=anew | {"first_offset": offset}), changed=True, reruns=True)
+        anew |= {"first_offset": offset, "origin": state.origin if state.origin is not None else state.first_offset}
+        return Step(moved.model_copy(update=anew), changed=True, reruns=True)
     # The shards that this run will have; where a crash kept later ones of it, the replay counts those when it gets there.
     tallies = tuple(_visible(state, state.run, number, shard).kept().tally() for number in range(len(state.tallies)))
     moved = moved.model_copy(update={"status": JobStatus.RUNNING, "tallies": tallies})
@@ -259,7 +256,7 @@ def _planned(state: JobState, event: JobPlanned, offset: int, at: datetime, shar
     return _advance(state.model_copy(update=planned), {}, offset, at, shard)
 
 
-def _results(state: JobState, event: Results, offset: int, at: datetime, shard: ReadShard) -> Step:
+def _results(state: JobState, event: TaskResults, offset: int, at: datetime, shard: ReadShard) -> Step:
     if event.attempt < state.plan:
         return Step(state)
     run, counted = state.run, by_shard(event.results, state.total)

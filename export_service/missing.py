@@ -23,13 +23,19 @@ def missing(state: JobState, shard: ReadShard) -> Missing | None:
     """Of the newest run; None while the list of files is being read, because nobody knows then what there will be."""
     if state.total is None:
         return None
-    lefts = [_left(state.total, number, state.run, shard) for number in all_numbers(state)]
-    found = list(islice(_joined(lefts), _RANGES + 1))
+    lefts = [left(state.total, number, state.run, shard) for number in all_numbers(state)]
+    return Missing(sum(map(int.bit_count, lefts)), ranges(lefts))
+
+
+def ranges(bitmaps: list[int]) -> str:
+    """`0-4, 17, …`: the tasks in the bitmaps of shards 0, 1, …"""
+    found = list(islice(_joined(bitmaps), _RANGES + 1))
     named = [f"{first}-{last}" if last > first else str(first) for first, last in found[:_RANGES]]
-    return Missing(sum(left.bit_count() for left in lefts), ", ".join([*named, "…"] if len(found) > _RANGES else named))
+    return ", ".join([*named, "…"] if len(found) > _RANGES else named)
 
 
-def _left(total: int, number: int, run: int, shard: ReadShard) -> int:
+def left(total: int, number: int, run: int, shard: ReadShard) -> int:
+    """Tasks of a shard without an outcome, as a bitmap."""
     known, tasks = shard(run, number), min(SHARD_TASKS, total - number * SHARD_TASKS)
     return ~(known.succeeded | known.failed | known.cancelled) & ((1 << tasks) - 1)
 

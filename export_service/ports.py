@@ -5,7 +5,7 @@ A dependency that cannot be reached raises `failures.Unavailable`, unless a meth
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -63,6 +63,8 @@ class Attempt:
     """Number of the job's first attempt: the one whose plan all others work on."""
     begun: bool = False
     """The job was published for some attempt."""
+    by_hand: bool = False
+    """An operator asked for it: no message is its redelivery."""
     claimed: bool = False
     """Somebody set out to answer it before: the answer may have been accepted without our hearing of it."""
 
@@ -98,6 +100,9 @@ class Ledger(Protocol):
 
     async def find_attempt(self, job_id: str, token: str | None) -> Attempt | None:
         """The attempt that `open_attempt` would find; adds none."""
+
+    async def add_attempt(self, job_id: str, above: int, now: datetime) -> Attempt | None:
+        """The next attempt of a job, with a number above `above`: an operator asks for it, nobody waits. None if the job is not known."""
 
     async def mark_published(self, job_id: str, number: int) -> None:
         """The request is on Kafka: a redelivered message has nothing left to do."""
@@ -175,6 +180,12 @@ class FileSource(Protocol):
         """(url, size) of every object below a prefix, in key order. Raises PlanError where there is no listing."""
 
 
+class Digest(Protocol):
+    """Of hashlib."""
+
+    def digest(self) -> bytes: ...
+
+
 class Sink(Protocol):
     """A file being written. Invisible under its final name until the surrounding context ends without an exception."""
 
@@ -186,8 +197,39 @@ class Destination(Protocol):
 
     def uri(self, name: str) -> str: ...
 
-    def create(self, name: str, size: int | None = None) -> AbstractAsyncContextManager[Sink]:
-        """Write `name` (a checked relative path), replacing what is there, atomically. `size` is a hint. Raises TransferError."""
+    def copies(self, url: str) -> bool:
+        """Whether this is a CopyingDestination that may copy the file at `url`."""
+
+    def create(self, name: str, size: int | None = None, digest: Digest | None = None) -> AbstractAsyncContextManager[Sink]:
+        """Write `name` (a checked relative path), replacing what is there, atomically. Raises TransferError.
+
+        `size` is a hint. `digest`: the SHA-256 of all that was written, by the time the context ends, if the caller has it anyway.
+        """
+
+
+@dataclass(frozen=True)
+class Copied:
+    """`sha256`: in hexadecimal, if the store keeps one of the whole."""
+
+    size: int
+    sha256: str | None
+
+
+Check = Callable[[int, str | None], None]
+"""Told of a size and a SHA-256, if it is known; raises TransferError if a file with those is not wanted."""
+
+
+class CopyingDestination(Destination, Protocol):
+    """One whose store may copy a file that it has already, so that no byte comes through here."""
+
+    async def copy(self, name: str, url: str, *, hashed: bool, check: Check, moved: Callable[[], None]) -> Copied | None:
+        """As `create`, with the content of one version of `url`. None: it has to be read and written; nothing has been done.
+
+        Args:
+            hashed: there must be a SHA-256 for `check`.
+            check: called before anything is copied.
+            moved: called from time to time while it gets on.
+        """
 
 
 class Destinations(Protocol):

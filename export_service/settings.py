@@ -95,6 +95,12 @@ class Download(Group):
     connections: Annotated[
         int, Field(ge=1, description="for one large file, at most, as far as `concurrency` has room; 1: always one")
     ] = 16
+    upload_mib: Annotated[
+        int,
+        Field(
+            ge=16, description="MiB of a worker's memory, at most, for what waits to be sent to S3: parts of 8 MiB, or a small file"
+        ),
+    ] = 64
     attempts: Annotated[
         int, Field(ge=1, description="tries of one file, the first included; not those that get 16 MiB further with a large one")
     ] = 4
@@ -121,6 +127,12 @@ class Download(Group):
     @classmethod
     def _urls(cls, value: Any) -> Any:
         return parse_prefixes(value) if isinstance(value, str) else value
+
+
+class Sweep(Group):
+    after_hours: Annotated[
+        float, Field(gt=0, description="`sweep` takes what nobody has written to for so long for a dead worker's")
+    ] = 24
 
 
 class Tally(Group):
@@ -216,6 +228,7 @@ class Settings(BaseSettings):
     table: Table = Table()
     plan: Plan = Plan()
     download: Download = Download()
+    sweep: Sweep = Sweep()
     tally: Tally = Tally()
     callback: Callback = Callback()
     watch: Watch = Watch()

@@ -34,7 +34,13 @@ def of(job_id: str, state: JobState) -> JobSnapshot:
         has_task_token=job.has_task_token if job else False,
         heartbeat_seconds=job.heartbeat_seconds if job else None,
         deadline_at=job.requested_at + timedelta(seconds=job.deadline_seconds) if job and job.deadline_seconds else None,
+        first_offset=_origin(state),
     )
+
+
+def _origin(state: JobState) -> int | None:
+    """None: an earlier version began a later list, and kept no account of what was before it."""
+    return state.origin if state.origin is not None or state.plan > 1 else state.first_offset
 
 
 def report_name(job: JobInfo) -> str:

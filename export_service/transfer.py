@@ -3,16 +3,16 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from export_service.backoff import pauses
 from export_service.failures import TransferError
 from export_service.messages import Outcome, Task, TaskResult
-from export_service.ports import Destination, Destinations, Download, FileSource
+from export_service.ports import Copied, CopyingDestination, Destination, Destinations, Download, FileSource
 from export_service.settings import Download as Settings
 
 MAX_RETRY_AFTER = 60.0
@@ -47,7 +47,7 @@ _HAND_BACK = "somebody else will go on with it"
 class LargeTransfers(Protocol):
     """Copies large files, whose next try may go on where one ended."""
 
-    def takes(self, download: Download, place: Destination) -> bool: ...
+    def takes(self, download: Download, place: Destination, url: str) -> bool: ...
 
     async def copy(
         self,
@@ -85,7 +85,7 @@ class Transfers:
         sources: FileSource,
         destinations: Destinations,
         limits: Limits,
-        large: LargeTransfers,
+        large: Sequence[LargeTransfers],
         *,
         sleep: Callable[[float], Any] = asyncio.sleep,
     ) -> None:
@@ -138,16 +138,18 @@ class Transfers:
 
     async def _once(
         self, destination: str, task: Task, url: str, opening: Opening | None, deadline: asyncio.Timeout
-    ) -> tuple[int, str]:
+    ) -> tuple[int, str | None]:
+        place = self._destinations.at(destination)
+        if opening is None and (copied := await self._copied(place, task, url, deadline)):
+            return copied.size, copied.sha256
         digest, size = hashlib.sha256(), 0
         async with opening or self._sources.open(url) as download:
             announced = task.size if task.size is not None else download.size
             if announced is not None and announced > self._limits.max_bytes:
                 raise self._too_large(task)
-            place = self._destinations.at(destination)
-            if self._large.takes(download, place):
-                return await self._large_file(download, place, task, url, deadline)
-            async with place.create(task.name, announced) as sink:
+            if large := next((each for each in self._large if each.takes(download, place, url)), None):
+                return await self._large_file(large, download, place, task, url, deadline)
+            async with place.create(task.name, announced, digest) as sink:
                 async for chunk in download.chunks():
                     size += len(chunk)
                     if size > self._limits.max_bytes:
@@ -158,27 +160,40 @@ class Transfers:
                 check(task, download.size, size, digest.hexdigest())
         return size, digest.hexdigest()
 
+    async def _copied(self, place: Destination, task: Task, url: str, deadline: asyncio.Timeout) -> Copied | None:
+        """What the store of the destination has copied by itself."""
+        if not place.copies(url):
+            return None
+
+        def right(size: int, sha256: str | None) -> None:
+            if size > self._limits.max_bytes:
+                raise self._too_large(task)
+            check(task, size, size, sha256)
+
+        copying, hashed = cast("CopyingDestination", place), task.sha256 is not None
+        return await copying.copy(task.name, url, hashed=hashed, check=right, moved=self._mover(deadline))
+
     async def _large_file(
-        self, download: Download, place: Destination, task: Task, url: str, deadline: asyncio.Timeout
+        self, large: LargeTransfers, download: Download, place: Destination, task: Task, url: str, deadline: asyncio.Timeout
     ) -> tuple[int, str]:
         size = download.size or 0
         if size > self._limits.max_bytes:
             raise self._too_large(task)
-        loop, seconds = asyncio.get_running_loop(), self._limits.timeout_seconds
-
-        def moved() -> None:
-            deadline.reschedule(loop.time() + seconds)
-
         # What it has to be is known before it comes.
         check(task, size, size, None)
-        sha256 = await self._large.copy(
-            download, place, task, url, moved=moved, check=lambda sha256: check(task, size, size, sha256)
+        sha256 = await large.copy(
+            download, place, task, url, moved=self._mover(deadline), check=lambda sha256: check(task, size, size, sha256)
         )
         return size, sha256
 
+    def _mover(self, deadline: asyncio.Timeout) -> Callable[[], None]:
+        loop, seconds = asyncio.get_running_loop(), self._limits.timeout_seconds
+        return lambda: deadline.reschedule(loop.time() + seconds)
+
     def _forget(self, destination: str, task: Task, url: str) -> None:
         with suppress(TransferError):
-            self._large.forget(self._destinations.at(destination), task, url)
+            for large in self._large:
+                large.forget(self._destinations.at(destination), task, url)
 
     def _too_large(self, task: Task) -> TransferError:
         text = f"{task.url} is larger than EXPORT_DOWNLOAD_MAX_BYTES={self._limits.max_bytes}"

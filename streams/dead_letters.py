@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from export_service.messages import DeadLetter
 from export_service.ports import Clock, Publisher
+from export_service.readers import Unreadable, reason_of
 from export_service.redaction import body_without_secrets, without_secrets
 from streams.steps import Incoming
 
@@ -17,7 +18,7 @@ class DeadLetters:
     def __init__(self, publisher: Publisher, topic: str, clock: Clock) -> None:
         self._publisher, self._topic, self._clock = publisher, topic, clock
 
-    async def put(self, record: Incoming, error: ValidationError) -> "asyncio.Future[Any]":
+    async def put(self, record: Incoming, error: ValidationError | Unreadable) -> "asyncio.Future[Any]":
         """The future is done when the dead letter is safe: only then may the record be acked."""
         value = record.value or b""
         try:
@@ -27,16 +28,10 @@ class DeadLetters:
             body, body_base64 = None, base64.b64encode(hidden).decode()
         letter = DeadLetter(
             source=str(record),
-            reason=_reason(error),
+            reason=reason_of(error),
             key=record.key.decode(errors="replace") if record.key else None,
             body=body,
             body_base64=body_base64,
             at=self._clock.now(),
         )
         return await self._publisher.send(self._topic, record.key, letter.to_bytes())
-
-
-def _reason(error: ValidationError) -> str:
-    """Which fields and why. Not pydantic's own text, which quotes values."""
-    mistakes = error.errors(include_input=False, include_url=False)
-    return "; ".join(f"{'.'.join(map(str, mistake['loc'])) or 'record'}: {mistake['msg']}" for mistake in mistakes)

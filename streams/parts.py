@@ -66,7 +66,7 @@ class Parts:
             sqs = await stack.enter_async_context(clients.open("sqs"))
             own = settings.queue
             queue = await stack.enter_async_context(open_queue(sqs, settings.queue.url, own.wait_seconds, own.max_receives, log))
-        _, sources, destinations = await open_stores(settings, s3, stack)
+        sources, destinations = await open_stores(settings, clients, s3, stack)
         table = DynamoTable(dynamodb, settings.table.name, timedelta(days=settings.table.ttl_days))
         callbacks = StepFunctionsCallback(sfn)
         return cls(settings, names, publisher, metrics, table, callbacks, sources, destinations, queue, fetchers, log)

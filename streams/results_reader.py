@@ -7,7 +7,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
-from export_service.messages import QuickResults, Results, ResultsRange, TaskResults, read_event
+from export_service.messages import ResultsRange, TaskResults
+from export_service.readers import Unreadable, read_event
 from export_service.settings import Settings
 from streams.kafka_client import connection, unreachable
 
@@ -24,7 +25,7 @@ class ResultsReader:
         self._settings, self._topic = settings, topic
         self._resting: list[AIOKafkaConsumer] = []
 
-    async def read(self, job_id: str, events: ResultsRange) -> AsyncIterator[Results]:
+    async def read(self, job_id: str, events: ResultsRange) -> AsyncIterator[TaskResults]:
         """The job's TaskResults from the first to the last offset of `events`, both included. Raises Unavailable."""
         key, place = job_id.encode(), TopicPartition(self._topic, events.partition)
         try:
@@ -69,10 +70,10 @@ class ResultsReader:
         )
 
 
-def _results(value: bytes | None) -> Results | None:
+def _results(value: bytes | None) -> TaskResults | None:
     """None for other events, and for a record that is none, which the tally has put among the dead letters."""
     try:
         event = read_event(value or b"")
-    except ValidationError:
+    except (ValidationError, Unreadable):
         return None
-    return event if isinstance(event, TaskResults | QuickResults) else None
+    return event if isinstance(event, TaskResults) else None

@@ -10,11 +10,11 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
-from aiokafka.partitioner import DefaultPartitioner
 
 from export_service.missing import missing
 from export_service.settings import Settings
 from streams.kafka_client import connection, unreachable
+from streams.reading import partition_of
 from streams.topics import Topics
 from tables.decoded import Values
 from tables.jobs import Jobs
@@ -41,20 +41,23 @@ async def explain(settings: Settings, names: Topics, job_ids: Collection[str]) -
                 )
                 for step, topic in steps.items()
             }
-            # A table's partition is that of its events, which the producer has chosen by the job's id.
-            numbers, choose = list(range(settings.topics.partitions)), DefaultPartitioner()
-            mine = {choose(job_id.encode(), numbers, numbers) for job_id in job_ids}
-            tables = [
-                await _last_values(consumer, [TopicPartition(topic.name, number) for number in mine], job_ids)
-                for topic in (names.jobs_changelog, names.shards_changelog)
-            ]
+            jobs, shards = await tables_of(consumer, settings, names, job_ids)
     except (TimeoutError, KafkaError) as error:
         raise unreachable(settings, error) from None
     finally:
         await consumer.stop()
         await admin.close()
-    jobs, shards = Jobs(tables[0]), Shards(tables[1])
     return {job_id: {**_tasks(jobs, shards, job_id), "lag": lag} for job_id in job_ids}
+
+
+async def tables_of(consumer: AIOKafkaConsumer, settings: Settings, names: Topics, job_ids: Collection[str]) -> tuple[Jobs, Shards]:
+    """These jobs' entries of the tally's tables, as a recovery would have them."""
+    mine = {partition_of(settings, job_id) for job_id in job_ids}
+    jobs, shards = [
+        await _last_values(consumer, [TopicPartition(topic.name, number) for number in mine], job_ids)
+        for topic in (names.jobs_changelog, names.shards_changelog)
+    ]
+    return Jobs(jobs), Shards(shards)
 
 
 def _tasks(jobs: Jobs, shards: Shards, job_id: str) -> dict[str, Any]:

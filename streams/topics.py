@@ -14,7 +14,7 @@ from export_service.failures import SettingsError
 from export_service.settings import Settings
 from streams.kafka_client import MAX_RECORD_BYTES, connection, unreachable
 
-_RESULTS = "JobAccepted, JobPlanned, PlanFailed, TaskResults, AttemptOpened, JobCancelled"
+_RESULTS = "JobAccepted, JobPlanned, PlanFailed, TaskResults, AttemptOpened, JobCancelled, JobRebuilt"
 _DAY_MS = 24 * 3600 * 1000
 _SEGMENT_BYTES = 64 * 1024 * 1024
 
@@ -63,6 +63,8 @@ class Topics:
     demand: TopicSpec
     limits: TopicSpec
     dead_letters: TopicSpec
+    operations: TopicSpec
+    replays: TopicSpec
     jobs_changelog: TopicSpec
     shards_changelog: TopicSpec
 
@@ -96,6 +98,8 @@ def topics(settings: Settings) -> Topics:
         demand=TopicSpec(name("demand"), "worker", "DownloadDemand", 1, fleeting=True),
         limits=TopicSpec(name("limits"), "download", "DownloadLimits", 1, compacted=True),
         dead_letters=TopicSpec(name("dead-letters"), "source key", "DeadLetter", p, retention_days=90, whole_messages=True),
+        operations=TopicSpec(name("operations"), "subject", "OperatorAction", 1, retention_days=90),
+        replays=TopicSpec(name("replays"), "replay", "ReplayBegun, JobReplayed, ReplayEnded", 1, retention_days=90),
         jobs_changelog=TopicSpec(changelog("jobs"), "job", "JobState", p, compacted=True),
         shards_changelog=TopicSpec(changelog("shards"), "job/shard", "Shard", p, compacted=True),
     )

@@ -42,7 +42,23 @@ def _main(
 
 
 def _register() -> None:
-    from export_service.cli import config, demo, dev, jobs, limits, topics, verify, worker
+    from export_service.cli import (
+        config,
+        dead_letters,
+        demo,
+        dev,
+        explain,
+        export,
+        jobs,
+        limits,
+        redrive,
+        replay,
+        rewind,
+        sweep,
+        topics,
+        verify,
+        worker,
+    )
 
     app.command("demo")(demo.demo)
     app.add_typer(dev.app, name="dev")
@@ -50,7 +66,15 @@ def _register() -> None:
     app.command("submit")(jobs.submit)
     app.command("status")(jobs.status)
     app.command("cancel")(jobs.cancel)
+    app.command("redrive")(redrive.redrive)
+    app.command("rewind")(rewind.rewind)
+    app.command("reset")(rewind.reset)
+    app.command("explain")(explain.explain_job)
+    app.command("export")(export.export)
+    app.command("replay")(replay.replay)
     app.command("verify")(verify.verify)
+    app.command("sweep")(sweep.sweep)
+    app.add_typer(dead_letters.app, name="dead-letters")
     app.add_typer(limits.app, name="limits")
     app.add_typer(topics.app, name="topics")
     app.command("config")(config.config)

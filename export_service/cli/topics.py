@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from export_service.messages import iso_millis
 from export_service.settings import load
 
 app = typer.Typer(no_args_is_help=True, help="The topics of the pipeline.")
@@ -28,6 +29,37 @@ def declare(as_json: Json = False) -> None:
         sys.stdout.write(json.dumps({"created": created}) + "\n")
     else:
         sys.stdout.write("".join(f"created {name}\n" for name in created) or "All topics exist.\n")
+
+
+@app.command(name="retention")
+def show_retention(as_json: Json = False) -> None:
+    """Show what each topic still has, and until when: what can be explained, exported and replayed.
+
+    Example: export-service topics retention
+    """
+    from streams.retention import retention
+
+    found = asyncio.run(retention(load()))
+    if as_json:
+        sys.stdout.write(json.dumps([each.as_json() for each in found], indent=2) + "\n")
+        return
+    sys.stdout.write(f"{'topic':<20} {'records':>11} {'oldest (UTC)':<17} {'goes from':<17} kept\n")
+    for each in found:
+        kept = (
+            "compacted"
+            if each.policy == "compact"
+            else f"{each.keeps.total_seconds() / 86_400:g} days"
+            if each.keeps
+            else "for ever"
+        )
+        oldest, until = (f"{when:%Y-%m-%d %H:%M}" if when else "-" for when in (each.oldest, each.until))
+        sys.stdout.write(f"{each.topic:<20} {each.records:>11,} {oldest:<17} {until:<17} {kept}\n")
+    results = next(each for each in found if each.topic == "results")
+    if results.oldest is None:
+        sys.stdout.write("No job can be replayed: results is empty.\n")
+    else:
+        whole = f"jobs that began after {iso_millis(results.whole_since)}" if results.whole_since else "all jobs"
+        sys.stdout.write(f"Can be replayed: {whole}. A segment goes as a whole, so records may stay longer.\n")
 
 
 @app.command(name="list")

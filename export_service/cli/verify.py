@@ -5,11 +5,14 @@ import json
 import shutil
 import sys
 import textwrap
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
+from export_service.cli.bars import bar
 from export_service.failures import ExportError, SettingsError, Unavailable
+from export_service.instants import parse_instant
 from export_service.settings import Settings, load
 from export_service.verify.evidence import TOPICS, Evidence
 from export_service.verify.gather import Access, Scope, gather
@@ -22,6 +25,9 @@ _SHOWN = 20
 def verify(
     job_id: Annotated[str | None, typer.Argument(metavar="JOB", help="One job; or --all.", show_default=False)] = None,
     all_jobs: Annotated[bool, typer.Option("--all", help="Every job that Kafka still knows.")] = False,
+    since: Annotated[
+        str | None, typer.Option(help="Jobs asked for from then on: 2025-01-15T10:30:00Z, or 2h for so long ago.")
+    ] = None,
     settled: Annotated[
         bool, typer.Option("--settled", help="Nothing should be under way: demand that jobs ended and lag is 0.")
     ] = False,
@@ -36,15 +42,15 @@ def verify(
 
     Example: export-service verify --all --settled --wait 60
     """
-    if all_jobs == (job_id is not None):
-        raise typer.BadParameter("give a JOB or --all")
-    scope = Scope(job_id, wait, table, files, sources, tuple(execution or ()))
-    show = _Bar() if sys.stderr.isatty() and not as_json else None
+    if sum((all_jobs, job_id is not None, since is not None)) != 1:
+        raise typer.BadParameter("give a JOB, --all, or --since")
     try:
-        evidence = asyncio.run(collect(load(), scope, Evidence(settled=settled), show or _silent))
-    finally:
-        if show:
-            show.close()
+        since_ms = round(parse_instant(since, datetime.now(UTC)).timestamp() * 1000) if since else 0
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--since") from None
+    scope = Scope(job_id, wait, table, files, sources, tuple(execution or ()), since_ms)
+    with bar(quiet=as_json) as progress:
+        evidence = asyncio.run(collect(load(), scope, Evidence(settled=settled), progress))
     if job_id is not None and not any(evidence.records.values()) and not evidence.snapshots:
         raise ExportError(f"job {job_id} is on no topic (EXPORT_TOPICS_PREFIX) and not in the table (EXPORT_TABLE_NAME)")
     verdicts = judge(evidence)
@@ -93,33 +99,13 @@ def as_text(verdicts: list[Verdict], evidence: Evidence) -> str:
             shown.append(f"{each.invariant} violated: {len(each.violations) - _SHOWN:,} more; --json has all")
         shown += [f"{each.invariant} not checked: {text}" for text in each.gaps[:_SHOWN]]
         lines += ["", *shown] if shown else []
+    if differences := [each for verdict in verdicts for each in verdict.differences][:_SHOWN]:
+        lines += ["", f"{'field':<16} {'found':<26} {'fold of results':<26} where"]
+    for different in differences:
+        lines.append(f"{different.field:<16} {different.found!s:<26} {different.fold!s:<26} job {different.job}, {different.where}")
     if evidence.cut:
         lines += ["", f"Retention has removed the beginning of {', '.join(evidence.cut)}: what depends on it is not checked."]
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns
         lines = [part for line in lines for part in textwrap.wrap(line, width, subsequent_indent="    ") or [""]]
     return "\n".join(lines) + "\n"
-
-
-def _silent(_what: str, _done: int, _total: int) -> None:
-    return
-
-
-class _Bar:
-    """On a terminal's stderr; gone when it is done."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import Progress as Bars
-
-        self._bars = Bars(console=Console(stderr=True), transient=True)
-        self._tasks: dict[str, Any] = {}
-        self._bars.start()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what)
-        self._bars.update(self._tasks[what], completed=done, total=total)
-
-    def close(self) -> None:
-        self._bars.stop()

@@ -9,7 +9,18 @@ from typing import Any, NamedTuple
 
 READERS = {"requests": "plan", "tasks": "download", "results": "tally", "completions": "callback", "snapshots": "snapshot"}
 """Topic -> the role that commits offsets of it."""
-TOPICS = (*READERS, "callbacks", "cancellations", "demand", "limits", "dead-letters", "jobs-changelog", "shards-changelog")
+TOPICS = (
+    *READERS,
+    "callbacks",
+    "cancellations",
+    "demand",
+    "limits",
+    "dead-letters",
+    "operations",
+    "replays",
+    "jobs-changelog",
+    "shards-changelog",
+)
 COMPACTED = ("snapshots", "cancellations", "limits", "jobs-changelog", "shards-changelog")
 
 
@@ -106,6 +117,7 @@ class Evidence:
     """All of it. What could not be had is not checked, and never a violation.
 
     Attributes:
+        since_ms: jobs that were asked for earlier are not looked at.
         missing: what -> why it could not be had. What: `table`, a destination, or a whole invariant such as `I7`.
         settled: faults are over and nothing is under way: every job must have ended, and lag must be 0.
         ledger: (job, attempt) -> item. Holds task tokens.
@@ -132,6 +144,7 @@ class Evidence:
     limits: Limits = Limits()
     missing: Mapping[str, str] = field(default_factory=dict)
     now_ms: int = 0
+    since_ms: int = 0
     ttl_ms: int = 400 * 86_400_000
 
     def of(self, topic: str) -> tuple[Raw, ...]:
@@ -147,10 +160,10 @@ class Evidence:
 
     @property
     def cut(self) -> list[str]:
-        """Topics whose beginning retention has removed."""
+        """Topics whose beginning retention has removed, as far as it is looked at."""
         # Nothing depends on `demand`, which is kept for an hour.
         lasting = [topic for topic in TOPICS if topic not in (*COMPACTED, "demand")]
-        return [topic for topic in lasting if any(each.begin for each in self.bounds(topic).values())]
+        return [topic for topic in lasting if self.kept_since(topic) > self.since_ms]
 
     def kept_since(self, topic: str) -> float:
         """Time (ms) from which on the topic has every record; earlier ones may have been removed by retention."""

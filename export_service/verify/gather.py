@@ -23,6 +23,7 @@ class Scope:
 
     Attributes:
         job_id: one job, or None for all.
+        since_ms: only jobs that were asked for from then on; ms since the epoch.
         wait_seconds: how long lag and queue may take to get to 0 before they are looked at.
         executions: ARNs.
         fetch_sources: read the http(s) sources again, those without a query.
@@ -34,6 +35,7 @@ class Scope:
     files: bool = True
     fetch_sources: bool = False
     executions: tuple[str, ...] = ()
+    since_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,12 @@ async def gather(settings: Settings, access: Access, scope: Scope, known: Eviden
                 break
             progress("waiting for lag 0", 0, lag + (left or 0))
             await asyncio.sleep(0.5)
+        if scope.since_ms:
+            bounds = await reader.from_then(bounds, scope.since_ms)
         records, since = await reader.read(bounds, (scope.job_id or "").encode(), progress)
-        partitions = {place: replace(each, since=since.get(place)) for place, each in bounds.items()}
+        partitions = {place: replace(each, since=each.since or since.get(place)) for place, each in bounds.items()}
         found = replace(known, partitions=partitions, records=records, queue_left=left, now_ms=round(time.time() * 1000))
+        found = replace(found, since_ms=scope.since_ms)
         found = replace(found, ttl_ms=settings.table.ttl_days * 86_400_000, missing={**known.missing, **_missing(scope)})
         if scope.table:
             client = await stack.enter_async_context(access.client("dynamodb"))

@@ -237,6 +237,8 @@ class History:
             for raw in evidence.of(topic):
                 if raw.place not in self.dead and (found := _decoded(raw)) is not None and (job_id := _job_id(found.body)):
                     self.jobs.setdefault(job_id, Job(job_id)).records[topic].append(found)
+        if evidence.since_ms:
+            self.jobs = {job_id: job for job_id, job in self.jobs.items() if job.born >= evidence.since_ms}
         since = evidence.kept_since("results")
         attempts: dict[str, dict[int, Mapping[str, Any]]] = defaultdict(dict)
         for (job_id, attempt), item in evidence.ledger.items():

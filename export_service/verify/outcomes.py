@@ -55,7 +55,7 @@ def _messages(history: History, finding: Finding) -> None:
     lost = [sent for sent in evidence.sent if sent.job_id not in known and sent.message_id not in known]
     if not lost:
         return None
-    if evidence.queue_left is None or evidence.queue_left or evidence.kept_since("requests"):
+    if evidence.queue_left is None or evidence.queue_left or evidence.since_ms or evidence.kept_since("requests"):
         return finding.gap(f"{len(lost)} messages are on no topic; whether they are still on the queue is not known")
     for sent in lost:
         what = f"job {sent.job_id}" if sent.job_id else f"message {sent.message_id}"

@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from export_service.verify.evidence import READERS, TOPICS, Bounds, Raw
+from export_service.verify.evidence import COMPACTED, READERS, TOPICS, Bounds, Raw
 
 Progress = Callable[[str, int, int], None]
 """What is read, how much of it, of how much."""
@@ -67,6 +68,18 @@ class TopicReader:
                 begins, ends = await self._consumer.beginning_offsets(mine), await self._consumer.end_offsets(mine)
                 bounds |= {(topic, at.partition): Bounds(begins[at], ends[at], committed.get(at)) for at in mine}
         return bounds
+
+    async def from_then(self, bounds: Mapping[tuple[str, int], Bounds], millis: int) -> dict[tuple[str, int], Bounds]:
+        """Without what is older, but for records that their reader has not finished. Compacted topics stay whole."""
+        old = {TopicPartition(self._names[topic], number): (topic, number) for topic, number in bounds if topic not in COMPACTED}
+        found, later = await self._consumer.offsets_for_times(dict.fromkeys(old, millis)), dict(bounds)
+        for place, key in old.items():
+            each = bounds[key]
+            begin = found[place].offset if found.get(place) is not None else each.end
+            begin = begin if each.committed is None else min(begin, max(each.committed, each.begin))
+            if begin > each.begin:
+                later[key] = replace(each, begin=begin, since=millis)
+        return later
 
     async def _committed(self, group: str) -> dict[TopicPartition, int]:
         deadline = time.monotonic() + _COORDINATOR_SECONDS

@@ -6,7 +6,7 @@ from typing import Any
 
 from export_service.verify import files, limits, offsets, outcomes, tables
 from export_service.verify.evidence import Evidence
-from export_service.verify.finding import Finding
+from export_service.verify.finding import Difference, Finding
 from export_service.verify.history import History
 
 
@@ -19,6 +19,7 @@ class Verdict:
     violations: tuple[str, ...]
     gaps: tuple[str, ...]
     skipped: bool
+    differences: tuple[Difference, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -34,6 +35,7 @@ class Verdict:
             "verdict": state,
             "violations": list(self.violations),
             "notChecked": list(self.gaps),
+            **({"differences": [each._asdict() for each in self.differences]} if self.differences else {}),
         }
 
 
@@ -58,5 +60,5 @@ def judge(evidence: Evidence) -> list[Verdict]:
         finding = Finding().skip(why) if (why := evidence.missing.get(invariant)) else check(history)
         # A record that is on a topic twice makes the same sentence twice.
         violations, gaps = tuple(dict.fromkeys(finding.violations)), tuple(dict.fromkeys(finding.gaps))
-        verdicts.append(Verdict(invariant, promise, violations, gaps, finding.skipped))
+        verdicts.append(Verdict(invariant, promise, violations, gaps, finding.skipped, tuple(finding.differences)))
     return verdicts

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from export_service.messages import Outcome, Results, ResultsRange, TaskResult, TaskResults
+from export_service.messages import Outcome, ResultsRange, TaskResult, TaskResults
 from export_service.settings import Settings
 from streams.publisher import KafkaPublisher
 from streams.results_reader import ResultsReader
@@ -39,7 +39,7 @@ async def read(reader: ResultsReader, job: str, partition: int, first: int, last
     ]
 
 
-def of(event: Results) -> list[int]:
+def of(event: TaskResults) -> list[int]:
     return [result.index for result in event.results]
 
 

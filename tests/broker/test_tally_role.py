@@ -57,7 +57,7 @@ class Running:
         self.role, self.jobs, self.publisher, self.names = role, jobs, publisher, names
         self.errors: list[BaseException] = []
 
-    async def publish(self, *records: Record) -> None:
+    async def publish(self, *records: Record | TaskResults) -> None:
         for record in records:
             await (await self.publisher.send(self.names.results.name, JOB.job_id.encode(), record.to_bytes()))
 

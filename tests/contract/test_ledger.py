@@ -177,3 +177,41 @@ async def test_a_missing_table_is_a_sentence_with_the_setting(dynamo: Dynamo) ->
     nowhere = DynamoTable(dynamo.client, "no-such-table", timedelta(days=1))
     with pytest.raises(Unavailable, match=r"DynamoDB does not answer \(ResourceNotFoundException\); check EXPORT_TABLE_NAME"):
         await nowhere.open_attempt("j", "token-canary", "d", None, NOW)
+
+
+@KINDS
+async def test_an_attempt_by_hand_has_the_jobs_next_number_and_is_nobodys_redelivery(dynamo: Dynamo, kind: str) -> None:
+    ledger, other = ledgers(kind, dynamo)
+    assert await ledger.add_attempt("j", 0, NOW) is None, "a job that is not known"
+    await ledger.open_attempt("j", "token", "d", b"k" * 32, NOW)
+    added = await asyncio.gather(*(one.add_attempt("j", 1, NOW) for one in (ledger, other, ledger)))
+    assert sorted(attempt.number for attempt in added if attempt) == [2, 3, 4]
+    for attempt in filter(None, added):
+        assert (attempt.token, attempt.request_digest, attempt.seal_key, attempt.by_hand) == (None, "d", b"k" * 32, True)
+    assert await ledger.claim("j", 2, NOW) is None, "nobody waits for it"
+    after = await other.open_attempt("j", None, "d", None, NOW)
+    assert (after.number, after.by_hand) == (5, False), "a message without a token is another attempt"
+    assert (await ledger.open_attempt("j", "new", "d", None, NOW)).number == 6
+    further = await ledger.add_attempt("j", 9, NOW)
+    assert further is not None
+    assert further.number == 10, "above what the tally has"
+
+
+async def test_attempts_are_told_without_their_tokens(dynamo: Dynamo) -> None:
+    table, _ = dynamo.tables
+    for token in ("one", "two"):
+        await table.open_attempt("j", token, "d", None, NOW)
+    assert await table.asked("j") == []
+    await table.mark_published("j", 2)
+    assert await table.asked("j") == [(2, NOW)]
+
+
+async def test_jobs_are_found_by_status_and_by_user(dynamo: Dynamo) -> None:
+    table, _ = dynamo.tables
+    failed, done = JobStatus.COMPLETED_WITH_FAILURES, JobStatus.COMPLETED
+    for number, (status, user) in enumerate([(failed, "u1"), (failed, "u2"), (done, "u1")]):
+        when = NOW + timedelta(hours=number)
+        await table.put(JobSnapshot(job_id=f"j{number}", attempt=1, version=1, user_id=user, status=status, updated_at=when))
+    assert {each.job_id for each in await table.of_status(failed, NOW)} == {"j0", "j1"}
+    assert {each.job_id for each in await table.of_status(failed, NOW + timedelta(minutes=1))} == {"j1"}
+    assert {each.job_id for each in await table.of_user("u1", NOW)} == {"j0", "j2"}

@@ -8,26 +8,30 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import structlog
 
 from connectors.aws import Clients
+from connectors.curl import Curl
 from connectors.destinations import StoreDestinations
 from connectors.dynamodb import DynamoTable
 from connectors.fetcher import open_lane
 from connectors.large_files import LARGE
 from connectors.memory import MemoryCallback, MemoryLedger, MemoryQueue, MemorySnapshots
+from connectors.s3_client import S3Client
 from connectors.s3_files import S3Files
+from connectors.s3_uploads import PART
 from connectors.sqs import open_queue
 from connectors.step_functions import StepFunctionsCallback
 from export_service.devstack import aws, processes
 from export_service.devstack.stack import Stack
 from export_service.failures import CallbackRefused, CallbackThrottled, RangeRefused, TransferError, Unavailable
+from export_service.memory_share import MemoryShare
 from export_service.messages import CallbackAnswered, CallbackOutcome, JobSnapshot, JobStatus, Outcome, Task, TaskResult
 from export_service.ports import Destinations, Ledger, RequestQueue, SnapshotStore, TaskCallback
-from export_service.settings import Aws, load
+from export_service.settings import Aws, Download, load
 from export_service.transfer import Busy
 
 pytestmark = pytest.mark.broker
@@ -46,6 +50,10 @@ class World:
 
     async def client(self, service: str) -> Any:
         return await self._exits.enter_async_context(self.clients.open(service))
+
+    async def s3(self) -> S3Client:
+        curl = await self._exits.enter_async_context(Curl(Download(), anywhere=True))
+        return S3Client(curl, self.clients, await self.client("s3"))
 
     async def table(self) -> DynamoTable:
         name = f"t-{uuid.uuid4().hex[:8]}"
@@ -217,7 +225,7 @@ async def test_a_destination_shows_a_file_whole_or_not_at_all(world: World, tmp_
         return {key.removeprefix(prefix): s3.get_object(Bucket=aws.BUCKET, Key=key)["Body"].read() for key in keys}
 
     with ThreadPoolExecutor(2) as pool:
-        destinations: Destinations = StoreDestinations(await world.client("s3"), pool)
+        destinations: Destinations = StoreDestinations(await world.s3(), pool, MemoryShare(2 * PART))
         at = destinations.at(tmp_path.as_uri() + "/" if scheme == "file" else f"s3://{aws.BUCKET}/{prefix}")
         for _ in range(2):
             async with at.create("a/ä b.bin", size) as sink:
@@ -235,7 +243,7 @@ async def test_a_destination_shows_a_file_whole_or_not_at_all(world: World, tmp_
 
 def test_an_unknown_destination_is_named() -> None:
     with pytest.raises(TransferError, match="neither file: nor s3"):
-        StoreDestinations(None, ThreadPoolExecutor(1)).at("ftp://h/x/")
+        StoreDestinations(cast("Any", None), ThreadPoolExecutor(1), MemoryShare(0)).at("ftp://h/x/")
 
 
 async def test_aws_that_does_not_answer_is_a_sentence_with_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +264,7 @@ async def test_parts_of_an_s3_object_are_of_the_version_that_was_opened(world: W
     body, s3 = os.urandom(3_000_000), world.admin.client("s3")
     key = f"t-{uuid.uuid4().hex[:8]}"
     s3.put_object(Bucket=aws.BUCKET, Key=key, Body=body)
-    files = S3Files(await world.client("s3"))
+    files = S3Files(await world.s3())
     async with files.open(f"s3://{aws.BUCKET}/{key}") as download:
         assert download.size == len(body)
         assert download.validator is not None

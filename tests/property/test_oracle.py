@@ -34,7 +34,7 @@ EVENTS: st.SearchStrategy[JobEvent] = st.one_of(
 )
 
 
-def record(topic: str, offset: int, key: str, value: Record | bytes) -> Raw:
+def record(topic: str, offset: int, key: str, value: Record | TaskResults | bytes) -> Raw:
     at = round(START.timestamp() * 1000) + 1000 * (offset + 1)
     return Raw(topic, 0, offset, at, key.encode(), value if isinstance(value, bytes) else value.to_bytes())
 

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 from unittest.mock import patch
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from agents.tally import Tally
 from connectors.memory import MemoryPublisher, SystemClock
 from export_service.jobs import fold
 from export_service.merging import fold_together
-from export_service.messages import JobEvent, JobPlanned, Outcome
+from export_service.messages import AttemptOpened, JobCancelled, JobEvent, JobPlanned, Outcome, TaskResults
 from export_service.settings import load
 from streams.ack_window import AckWindow, Place
 from streams.dead_letters import DeadLetters
@@ -74,9 +75,11 @@ class Bench:
 
 
 def of_job(event: JobEvent, job_id: str) -> JobEvent:
-    if hasattr(event, "job_id"):
+    if isinstance(event, TaskResults):
+        return msgspec.structs.replace(event, job_id=job_id)
+    if isinstance(event, JobCancelled):
         return event.model_copy(update={"job_id": job_id})
-    if hasattr(event, "request"):
+    if isinstance(event, AttemptOpened):
         request = event.request.model_copy(update={"job": event.request.job.model_copy(update={"job_id": job_id})})
         return event.model_copy(update={"request": request})
     return event.model_copy(update={"job": event.job.model_copy(update={"job_id": job_id})})
@@ -140,7 +143,7 @@ def test_results_that_come_together_are_folded_once_a_job() -> None:
     with (
         patch("export_service.jobs.fold", wraps=fold) as alone,
         patch("export_service.merging.fold", wraps=fold),
-        patch("agents.tally.fold_together", wraps=fold_together) as together,
+        patch("agents.counter.fold_together", wraps=fold_together) as together,
     ):
         bench.take(events, 0, [1, 1, 100, 100])
     assert (alone.call_count, together.call_count) == (2, 4)

@@ -128,6 +128,7 @@ class Healthy:
         body = {
             "type": "JobSnapshot", "jobId": job, "attempt": 1, "version": offset + 1, "status": status, "completedTasks": done,
             "failedTasks": bad, "cancelledTasks": 0, "bytes": size, "hasTaskToken": info["hasTaskToken"],
+            **{name: info[name] for name in ("exportId", "userId", "destination")},
         }  # fmt: skip
         if total is not None:
             body["totalTasks"] = total

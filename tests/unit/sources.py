@@ -17,6 +17,7 @@ from agents.download import Downloader
 from connectors.fetch_processes import FetchProcesses
 from connectors.memory import MemoryLedger, MemoryPublisher, SystemClock
 from export_service.messages import Task, TaskBatch, TaskResult, TaskResults
+from export_service.readers import read_event
 from export_service.settings import Settings
 from streams.ack_window import AckWindow, Place
 from streams.dead_letters import DeadLetters
@@ -119,7 +120,7 @@ class Work:
     def results(self) -> dict[tuple[str, int], TaskResult]:
         told: dict[tuple[str, int], TaskResult] = {}
         for value in self.publisher.values(self.names.results.name):
-            record = TaskResults.model_validate_json(value)
+            record = read_results(value)
             for result in record.results:
                 assert (record.job_id, result.index) not in told, "told twice"
                 told[record.job_id, result.index] = result
@@ -148,3 +149,9 @@ async def working(ends: Sequence[Any], settings: Settings, folder: Path, *source
         await work.downloader.drain(0.1)
         for source in sources:
             await source.close()
+
+
+def read_results(value: bytes) -> TaskResults:
+    event = read_event(value)
+    assert isinstance(event, TaskResults)
+    return event

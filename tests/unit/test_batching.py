@@ -19,5 +19,5 @@ def test_small_jobs_go_one_by_one_and_large_ones_in_few_records() -> None:
     while planned < 1_000_000:
         planned += batch_limit(planned)
         records += 1
-    assert [batch_limit(n) for n in (0, 1, 31, 63)] == [1, 1, 1, 1]
-    assert records < 8_200
+    assert [batch_limit(n) for n in (0, 1, 16, 31)] == [1, 1, 1, 1]
+    assert records < 4_100

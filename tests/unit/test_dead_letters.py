@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from connectors.memory import MemoryPublisher, SystemClock
-from export_service.messages import DeadLetter, TaskBatch
+from export_service.messages import DeadLetter, JobSnapshot
+from export_service.readers import Unreadable, read_batch, read_event
 from streams.ack_window import Place
 from streams.dead_letters import DeadLetters
 from streams.steps import Incoming
@@ -20,7 +21,7 @@ async def letter(value: bytes) -> DeadLetter:
     publisher = MemoryPublisher()
     letters = DeadLetters(publisher, "dead", SystemClock())
     with pytest.raises(ValidationError) as caught:
-        TaskBatch.model_validate_json(value)
+        JobSnapshot.model_validate_json(value)
     record = Incoming(Place("tasks", 1), 7, SystemClock().now(), b"key", value)
     await (await letters.put(record, caught.value))
     (written,) = publisher.values("dead")
@@ -35,6 +36,18 @@ async def test_text_keeps_all_but_its_secrets_and_the_reason_quotes_nothing() ->
     assert "canary" not in found.to_bytes().decode()
     assert "attempt: Input should be a valid integer" in found.reason
     assert (found.source, found.key) == ("tasks:1:7", "key")
+
+
+async def test_the_reason_of_results_and_batches_quotes_nothing_either() -> None:
+    for result in ({"index": 0, "outcome": f"'{SECRET}\"", "name": "n", "url": "u"}, {"index": TOKEN}):
+        event = {"type": "TaskResults", "jobId": "j", "attempt": 1, "results": [result]}
+        with pytest.raises(Unreadable) as caught:
+            read_event(json.dumps(event).encode())
+        assert "canary" not in str(caught.value)
+        assert "results[0]." in str(caught.value)
+    for value in (b"", b"\xff", b"[]", b"{}", b'{"type": "TaskBatch", "jobId": 5}'):
+        with pytest.raises(Unreadable):
+            read_batch(value)
 
 
 async def test_a_record_without_secrets_is_unchanged() -> None:

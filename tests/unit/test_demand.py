@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from msgspec.structs import replace
 
 from agents import demand as demands
 from agents.demand import Demand
-from export_service.messages import DownloadDemand, Task, TaskBatch, TaskResult
+from export_service.messages import DownloadDemand, Task, TaskResult
 from tests.unit.test_download import NAMES, Bench, batch, ok
 from tests.waiting import until
 
@@ -39,7 +40,7 @@ async def saying() -> AsyncIterator[Saying]:
 
 
 def of(job: str, tasks: int) -> bytes:
-    return TaskBatch.model_copy(batch(tasks), update={"job_id": job}).to_bytes()
+    return replace(batch(tasks), job_id=job).to_bytes()
 
 
 async def test_twice_its_slots_may_wait_and_jobs_that_wait_share_that(saying: Saying) -> None:

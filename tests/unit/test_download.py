@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import structlog
+from msgspec.structs import replace
 
 from agents.download import Downloader
 from connectors.memory import MemoryLedger, MemoryPublisher, SystemClock
-from export_service.messages import Outcome, Task, TaskBatch, TaskResult, TaskResults
+from export_service.messages import Outcome, Task, TaskBatch, TaskResult
 from export_service.ports import Attempt
+from export_service.readers import read_batch
 from export_service.sealing import new_key, seal
 from export_service.settings import load
 from export_service.transfer import TransferTasks
@@ -19,6 +21,7 @@ from streams.ack_window import AckWindow, Place
 from streams.dead_letters import DeadLetters
 from streams.steps import Incoming
 from streams.topics import topics
+from tests.unit.sources import read_results
 from tests.waiting import until
 
 NAMES = topics(load())
@@ -50,7 +53,7 @@ class Bench:
         await self.downloader.handle(Incoming(HERE, offset, datetime.now(UTC), b"k", value), entry)
 
     def published(self) -> list[int]:
-        values = map(TaskResults.model_validate_json, self.publisher.values(NAMES.results.name))
+        values = map(read_results, self.publisher.values(NAMES.results.name))
         return [result.index for record in values for result in record.results]
 
 
@@ -106,7 +109,7 @@ async def test_a_drain_publishes_what_is_done_and_hands_back_the_rest() -> None:
     await bench.take(batch(6).to_bytes())
     await until(lambda: bench.downloader.busy == 4)
     await bench.downloader.drain(0.05)
-    (rest,) = map(TaskBatch.model_validate_json, bench.publisher.values(NAMES.tasks.name))
+    (rest,) = map(read_batch, bench.publisher.values(NAMES.tasks.name))
     assert sorted(bench.published()) == [0, 1]
     assert [task.index for task in rest.tasks] == [2, 3, 4, 5]
     assert await bench.window.empty(10), "nothing is left to replay"
@@ -136,9 +139,7 @@ async def test_a_drain_while_outcomes_wait_for_the_producer_loses_none(tasks: in
     draining = asyncio.create_task(bench.downloader.drain(0.05))
     bench.publisher.send = send  # type: ignore[method-assign]
     await draining
-    handed_back = [
-        task.index for value in bench.publisher.values(NAMES.tasks.name) for task in TaskBatch.model_validate_json(value).tasks
-    ]
+    handed_back = [task.index for value in bench.publisher.values(NAMES.tasks.name) for task in read_batch(value).tasks]
     assert sorted(bench.published() + handed_back) == list(range(tasks))
     assert await bench.window.empty(10), "nothing is left to replay"
 
@@ -169,7 +170,7 @@ async def test_a_sealed_query_is_opened_with_the_jobs_key_and_stays_out_of_the_r
     await bench.take(batch(1, query).to_bytes(), 0)
     await bench.take(batch(1, "bm90IHNlYWxlZCB3aXRoIHRoaXMga2V5").to_bytes(), 1)
     assert await bench.window.empty(10)
-    records = [TaskResults.model_validate_json(value) for value in bench.publisher.values(NAMES.results.name)]
+    records = [read_results(value) for value in bench.publisher.values(NAMES.results.name)]
     assert seen == ["http://h/0?Signature=secret"]
     assert {result.error for record in records for result in record.results} == {None, "Unsealable"}
     assert b"secret" not in b"".join(bench.publisher.values(NAMES.results.name))
@@ -197,13 +198,13 @@ async def test_a_cancelled_job_ends_what_is_under_way_and_takes_no_more_and_othe
     await until(lambda: len(bench.publisher.values(NAMES.results.name)) == 1)
     assert sorted(ended) == [0, 1, 2, 3]
     assert len(started) == 4, "what waited was not begun"
-    (record,) = map(TaskResults.model_validate_json, bench.publisher.values(NAMES.results.name))
+    (record,) = map(read_results, bench.publisher.values(NAMES.results.name))
     assert sorted((result.index, result.outcome) for result in record.results) == [(i, Outcome.CANCELLED) for i in range(6)]
     await until(lambda: bench.window.position(HERE) == 1)
     await bench.take(batch(2).to_bytes(), 1)
     await until(lambda: bench.window.position(HERE) == 2)
     assert len(started) == 4
-    later = batch(2).model_copy(update={"attempt": 2})
+    later = replace(batch(2), attempt=2)
     await bench.take(later.to_bytes(), 2)
     await until(lambda: len(started) == 6)
     assert not bench.errors
@@ -225,7 +226,7 @@ async def test_a_transfer_that_ends_in_the_moment_of_its_cancellation_counts_onc
     bench.downloader.cancel("j", 1)
     await until(lambda: bench.window.position(HERE) == 1)
     assert sorted(bench.published()) == [0, 1, 2]
-    await bench.take(batch(9).model_copy(update={"attempt": 2}).to_bytes(), 1)
+    await bench.take(replace(batch(9), attempt=2).to_bytes(), 1)
     await until(lambda: bench.window.position(HERE) == 2)
     assert len(bench.published()) == 12, "all slots are free again"
 
@@ -240,7 +241,7 @@ async def test_the_next_free_slot_is_for_the_user_who_has_none() -> None:
         return ok(task)
 
     def of(user: str, tasks: int) -> bytes:
-        return batch(tasks).model_copy(update={"job_id": user, "user_id": user, "destination": user}).to_bytes()
+        return replace(batch(tasks), job_id=user, user_id=user, destination=user).to_bytes()
 
     bench = Bench(transfer)
     await bench.take(of("a", 20), 0)

@@ -251,9 +251,11 @@ def test_a_new_attempt_of_a_job_without_a_list_is_planned_anew(end: JobEvent) ->
         plan=2,
         job=request.job,
         first_offset=2,
+        origin=0,
         offset=2,
         updated_at=at(2),
     )
+    assert state(results(1, {0: S}), end, request, NO_LIST.model_copy(update={"job": request.job}), opened(3)).origin == 0
 
 
 def test_a_plan_that_cannot_go_on_ends_the_job_with_its_cause() -> None:

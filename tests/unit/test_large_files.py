@@ -120,7 +120,7 @@ async def source() -> Source:
 
 @pytest.fixture
 async def bench(tmp_path: Path, source: Source) -> AsyncIterator[Bench]:
-    settings = Download(attempts=3, stall_seconds=1, timeout_seconds=10, allowed_networks="127.0.0.1", concurrency=8)
+    settings = Download(attempts=3, stall_seconds=3, timeout_seconds=10, allowed_networks="127.0.0.1", concurrency=8)
     async with serving(tmp_path, settings) as made:
         made.answers = [source] * 1000
         yield made
@@ -246,7 +246,8 @@ ODD = [_whole_again, _elsewhere, _of_another, _of_nobody_knows, _of_another_leng
 async def test_a_part_that_is_not_the_one_asked_for_is_never_used_and_the_first_get_goes_on(
     bench: Bench, source: Source, odd: Callable[[Source, web.Request], Coroutine[Any, Any, web.StreamResponse]]
 ) -> None:
-    source.pause, source.odd = 0.01, lambda request: odd(source, request)
+    # Slow enough that it is under way still when the answer is looked at: otherwise all would begin again, rightly.
+    source.pause, source.odd = 0.02, lambda request: odd(source, request)
     assert await whole(bench) == 1
     assert source.spans, "it was asked for parts"
     assert source.asked.count("") == 1

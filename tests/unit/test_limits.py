@@ -10,8 +10,6 @@ import structlog
 
 from agents.limits import Shares
 from connectors.fetch_processes import forked
-from connectors.s3_files import S3Files
-from export_service.bandwidth import Bandwidth
 from export_service.hosts import Hosts
 from export_service.messages import DownloadDemand, DownloadLimits, Outcome
 from export_service.rates import parse_host_limit, parse_rate, shown
@@ -169,31 +167,3 @@ async def test_a_transfer_that_ends_while_it_waits_for_its_turn_does_no_harm(tmp
             await work.all_done()
             after = [result for (job, _), result in work.results.items() if job == "after"]
     assert {(result.outcome, result.bytes) for result in after} == {(Outcome.SUCCEEDED, 200_000)}
-
-
-async def test_what_is_read_in_python_counts_too() -> None:
-    class Body:
-        async def __aenter__(self) -> "Body":
-            return self
-
-        async def __aexit__(self, *_: object) -> None:
-            return
-
-        async def iter_chunks(self, _: int) -> Any:
-            for _number in range(20):
-                yield bytes(10_000)
-
-    class Client:
-        async def get_object(self, **_: str) -> Any:
-            return {"ContentLength": 200_000, "Body": Body()}
-
-    async def read() -> float:
-        started = time.monotonic()
-        async with S3Files(Client(), bandwidth).open("s3://b/k") as download:
-            assert sum([len(chunk) async for chunk in download.chunks()]) == 200_000
-        return time.monotonic() - started
-
-    bandwidth = Bandwidth()
-    assert await read() < 0.1
-    bandwidth.limit(400_000)
-    assert 0.35 < max(await asyncio.gather(read(), read())) - 0.5 + 0.0 < 0.9

@@ -19,19 +19,11 @@ from agents.pacing import Pacer
 from agents.plan import Planner
 from connectors.memory import MemoryLedger, MemoryPublisher
 from connectors.sources import LocalFiles, Sources
+from export_service.batching import MAX_BATCH_TASKS
 from export_service.failures import TransferError
-from export_service.messages import (
-    DownloadDemand,
-    ExportRequested,
-    JobInfo,
-    JobPlanned,
-    ManifestRef,
-    PlanFailed,
-    Task,
-    TaskBatch,
-    job_events,
-)
+from export_service.messages import DownloadDemand, ExportRequested, JobInfo, JobPlanned, ManifestRef, PlanFailed, Task
 from export_service.ports import Attempt, Download, FileSource, Planned
+from export_service.readers import read_batch, read_event
 from export_service.settings import Settings
 from export_service.shards import SHARD_TASKS, bitmap_from_text, bitmap_to_text
 from export_service.spool import Batch, Spool
@@ -128,11 +120,11 @@ class Bench:
         return [task.index for task in self.tasks(job)]
 
     def tasks(self, job: str = "list") -> list[Task]:
-        batches = map(TaskBatch.model_validate_json, self.publisher.values(NAMES.tasks.name))
+        batches = map(read_batch, self.publisher.values(NAMES.tasks.name))
         return [task for batch in batches if batch.job_id == job for task in batch.tasks]
 
     def said(self) -> list[object]:
-        return [job_events.validate_json(value) for value in self.publisher.values(NAMES.results.name)]
+        return [read_event(value) for value in self.publisher.values(NAMES.results.name)]
 
     def planned(self) -> list[JobPlanned]:
         return [event for event in self.said() if isinstance(event, JobPlanned)]
@@ -150,7 +142,7 @@ async def test_a_list_is_handed_out_whole_and_in_order(tmp_path: Path, files: in
     assert {task.url for task in bench.tasks()} == {f"http://h/{n}" for n in range(files)}
     assert [planned.total_tasks for planned in bench.planned()] == [files]
     assert bench.ledger.plans["list", 1].ended
-    assert {TaskBatch.model_validate_json(value).user_id for value in bench.publisher.values(NAMES.tasks.name)} <= {"u"}
+    assert {read_batch(value).user_id for value in bench.publisher.values(NAMES.tasks.name)} <= {"u"}
 
 
 async def test_a_job_is_planned_while_its_tasks_wait_and_another_passes_it(tmp_path: Path) -> None:
@@ -162,7 +154,9 @@ async def test_a_job_is_planned_while_its_tasks_wait_and_another_passes_it(tmp_p
     await until(lambda: len(bench.planned()) == 1, 30)
     await until(lambda: bool(bench.pacer._waiting), 30)
     assert bench.planned()[0].total_tasks == 8500
-    assert bench.handed_out() == list(range(64))
+    some = len(bench.handed_out())
+    assert 32 <= some <= 64
+    assert bench.handed_out() == list(range(some))
     small, _ = await bench.start("small")
     assert await asyncio.wait_for(small, 10)
     assert bench.handed_out("small") == [0]
@@ -252,19 +246,20 @@ async def test_a_plan_that_an_earlier_version_left_goes_on_when_the_whole_list_i
     second = Bench(tmp_path, first)
     assert await second.run()
     assert sorted(set(second.handed_out())) == list(range(8500))
-    assert len(second.handed_out()) < 8500 + 128, "but for one batch"
+    assert len(second.handed_out()) < 8500 + MAX_BATCH_TASKS, "but for one batch"
 
 
-@pytest.mark.parametrize(("change", "more"), [(0, False), (98, False), (2999, True)])
-async def test_a_list_that_changed_before_the_next_owner_goes_on_fails_the_job(tmp_path: Path, change: int, more: bool) -> None:
-    """At once where it had been handed out, else when its end is read."""
+@pytest.mark.parametrize(("change", "more"), [(0, False), (None, False), (2999, True)])
+async def test_a_list_that_changed_before_the_next_owner_goes_on_fails_the_job(
+    tmp_path: Path, change: int | None, more: bool
+) -> None:
+    """At once where it had been handed out (None: in its last task), else when its end is read."""
     first = Bench(tmp_path)
     running = await first.begun(3000, 100)
     await first.planner.drain(10)
     assert not await running
     before = first.handed_out()
-    assert before[-1] == 98
-    first.write(3000, change=change)
+    first.write(3000, change=before[-1] if change is None else change)
     second = Bench(tmp_path, first)
     assert await second.run()
     assert second.failed() == [CHANGED]

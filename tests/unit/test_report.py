@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import pytest
 
 from agents import report as reporting
 from agents.report import Reporter
 from connectors.destinations import StoreDestinations
+from export_service.memory_share import MemoryShare
 from export_service.messages import JobCompleted, JobSnapshot, JobStatus, Outcome, ResultsRange, TaskResult, TaskResults
 
 OK, BAD, GONE = Outcome.SUCCEEDED, Outcome.FAILED, Outcome.CANCELLED
@@ -50,7 +51,7 @@ async def written(
         run=run,
     )
     with ThreadPoolExecutor(1) as pool:
-        await Reporter(read, StoreDestinations(None, pool)).write(completed)
+        await Reporter(read, StoreDestinations(cast("Any", None), pool, MemoryShare(0))).write(completed)
     return (folder / f"_report.{form}").read_text()
 
 

@@ -58,6 +58,7 @@ def test_of_a_job_that_has_ended_everything_is_shown() -> None:
         cause="c",
         has_task_token=True,
         heartbeat_seconds=60,
+        first_offset=3,
         deadline_at=ASKED + timedelta(hours=1),
     )
 
@@ -78,6 +79,7 @@ def test_of_a_job_whose_request_is_not_known_yet_nothing_is_made_up() -> None:
         error="E",
         cause="c",
         has_task_token=False,
+        first_offset=3,
     )
 
 
@@ -93,3 +95,9 @@ def test_a_job_without_a_deadline_has_none_and_clocks_that_differ_make_no_negati
     )
     shown = snapshots.of("j", early)
     assert (shown.deadline_at, shown.duration_ms) == (None, 0)
+
+
+def test_where_the_history_of_a_job_begins_whatever_list_it_has() -> None:
+    again = STATE.model_copy(update={"plan": 2})
+    assert snapshots.of("j", again.model_copy(update={"origin": 1})).first_offset == 1
+    assert snapshots.of("j", again).first_offset is None, "an earlier version did not keep it"

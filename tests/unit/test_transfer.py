@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from email.utils import formatdate
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
@@ -20,6 +20,7 @@ from connectors.lanes import QuickLane
 from connectors.large_files import LargeFiles
 from connectors.local_store import LocalFolder
 from connectors.sources import Sources
+from export_service.memory_share import MemoryShare
 from export_service.messages import Outcome, Task, TaskResult
 from export_service.settings import Download
 from export_service.transfer import Busy, Limits, Transfers, TransferTasks
@@ -81,13 +82,13 @@ async def serving(folder: Path, settings: Download, *, quick: bool = False) -> A
                     made.slept.append(seconds)
 
                 sources = Sources({"http": http})
-                destinations, limits = StoreDestinations(None, pool), Limits.of(settings)
+                destinations, limits = StoreDestinations(cast("Any", None), pool, MemoryShare(0)), Limits.of(settings)
                 place = destinations.at(folder.as_uri() + "/")
                 assert isinstance(place, LocalFolder)
                 place._pace.quick = quick
                 large = LargeFiles(settings, lambda: lanes.running)
-                tasks = TransferTasks(Transfers(sources, destinations, limits, large, sleep=sleep), errors.append)
-                lanes = QuickLane(tasks, http, destinations, limits)
+                tasks = TransferTasks(Transfers(sources, destinations, limits, [large], sleep=sleep), errors.append)
+                lanes = QuickLane(tasks, sources, destinations, limits)
                 made = Bench(f"http://127.0.0.1:{port}", lanes, folder, runner)
                 yield made
                 await lanes.stop()

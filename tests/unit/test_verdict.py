@@ -122,6 +122,27 @@ def _two_files_one_index(system: Healthy) -> None:
     _files("good", **{"good-0.txt": Stored(1, sha256("content of good-0.txt"))})(system)
 
 
+def _copied_by_s3(system: Healthy) -> None:
+    """The files of `quiet`, without a hash."""
+    system.know(sources={url: digest for url, digest in system.known.sources.items() if "/quiet/" not in url})
+    for body in system.bodies("results", "quiet"):
+        for result in body.get("results", ()):
+            result.pop("sha256", None)
+
+
+def _copied_wrongly(system: Healthy) -> None:
+    _copied_by_s3(system)
+    _files("quiet", **{"quiet-0.txt": Stored(4, sha256("cont"))})(system)
+
+
+def test_files_without_a_hash_are_compared_by_size_and_that_is_said() -> None:
+    system = Healthy()
+    _copied_by_s3(system)
+    assert not violations(system.evidence())
+    gaps = [gap for each in judge(system.evidence()) for gap in each.gaps]
+    assert any("2 files that S3 copied" in gap for gap in gaps)
+
+
 def _orphan_upload(system: Healthy) -> None:
     place = "file:///out/good/"
     here = replace(system.known.destinations[place], uploads=("good-1.txt",))
@@ -247,6 +268,7 @@ DEFECTS: list[tuple[str, str, Plant]] = [
     ("I4", "task 0 succeeded, and 'quiet-0.txt' is not at", _files("quiet", **{"quiet-0.txt": None})),
     ("I4", "'a/.0123456789abcdef.part' is left over", _files("good", **{"a/.0123456789abcdef.part": Stored(1, "")})),
     ("I4", "multipart upload of 'good-1.txt'", _orphan_upload),
+    ("I4", "task 0: 'quiet-0.txt' has 4 bytes, and S3 copied others", _copied_wrongly),
     ("I5", "status COMPLETED, and the fold of results COMPLETED_WITH_FAILURES", _changelog(status="COMPLETED")),
     ("I5", "counts [3, 1, 0], and the fold", _changelog(tallies=[[3, 1, 0, 26]])),
     ("I5", "job quiet has results and no entry on jobs-changelog", _lost("jobs-changelog", "quiet")),
@@ -368,3 +390,43 @@ def test_the_table_fits_80_columns_and_sentences_follow(monkeypatch: pytest.Monk
     assert max(map(len, as_text(judge(evidence), evidence).splitlines())) <= 80
     said = as_object(judge(evidence), evidence)
     assert (said["ok"], said["invariants"][4]["verdict"]) == (False, "VIOLATED")
+
+
+def _quiet(system: Healthy, **changes: Any) -> None:
+    """Its item in DynamoDB has these."""
+    known = system.known.snapshots
+    system.know(snapshots={**known, "quiet": {**known["quiet"], **changes}})
+
+
+def test_differences_are_named_field_by_field() -> None:
+    system = Healthy()
+    _quiet(system, completedTasks=1, userId="x")
+    evidence = system.evidence()
+    tables = judge(evidence)[4]
+    assert [tuple(each) for each in tables.differences] == [
+        ("quiet", "its item in DynamoDB", "completedTasks", 1, 2),
+        ("quiet", "its item in DynamoDB", "userId", "x", "u"),
+    ]
+    assert tables.as_json()["differences"][0]["found"] == 1
+    assert "completedTasks   1                          2                          job quiet, its item" in as_text(
+        [tables], evidence
+    )
+
+
+def test_an_item_of_a_later_version_is_still_the_fold() -> None:
+    """What a replay has rebuilt has the version of the record that did it."""
+    system = Healthy()
+    _quiet(system, version=999)
+    assert not violations(system.evidence())
+    _quiet(system, bytes=1)
+    assert list(violations(system.evidence())) == ["I5"]
+
+
+def test_since_a_time_older_jobs_are_not_looked_at() -> None:
+    system = Healthy()
+    _no_item(system)  # of `quiet`
+    evidence = system.evidence()
+    begun = {raw.key: raw.timestamp for raw in evidence.of("requests")}
+    assert list(violations(replace(evidence, since_ms=begun[b"quiet"]))) == ["I5"]
+    assert not violations(replace(evidence, since_ms=begun[b"quiet"] + 1))
+    assert not violations(replace(evidence, since_ms=begun[b"unplanned"] + 1))

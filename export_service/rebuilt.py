@@ -1,0 +1,76 @@
+"""A job's table entries, put back as its events say: for tables whose changelog was lost, or that are wrong.
+
+The record travels on `results` like the events themselves: the tally, which alone may write its tables, takes it in their order, while
+it runs. It counts nothing; who folds the topic again passes it over.
+"""
+
+import base64
+from typing import Literal, Self
+
+from pydantic import ValidationError, model_validator
+
+from export_service.jobs import JobState, Step
+from export_service.messages import JobEvent, Record
+from export_service.readers import read_event
+from export_service.shards import ReadShard, Shard, ShardKey, Shards
+
+
+class JobRebuilt(Record):
+    """`results`: what the events up to `through` add up to.
+
+    `shards` are those of all runs, `run.number` -> base64 of the changelog's bytes. `run`: the replay that did it, as on `replays`.
+    """
+
+    type: Literal["JobRebuilt"] = "JobRebuilt"
+    job_id: str
+    attempt: int
+    through: int
+    state: JobState
+    shards: dict[str, str]
+    run: str
+
+    @classmethod
+    def of(cls, job_id: str, state: JobState, shards: Shards, through: int, run: str) -> Self:
+        text = {f"{run_}.{number}": base64.b64encode(shard.to_bytes()).decode() for (run_, number), shard in shards.items()}
+        state = state.but(snapshot_at=None)  # a snapshot is due at once
+        return cls(job_id=job_id, attempt=state.attempt, through=through, state=state, shards=text, run=run)
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        self.entries()
+        return self
+
+    def entries(self) -> dict[ShardKey, Shard]:
+        """Raises ValueError."""
+        found: dict[ShardKey, Shard] = {}
+        for key, text in self.shards.items():
+            run, _, number = key.partition(".")
+            found[int(run), int(number)] = Shard.from_bytes(base64.b64decode(text, validate=True))
+        return found
+
+
+def read(value: bytes) -> JobEvent | JobRebuilt:
+    """A record of `results`, as the tally takes it. Raises Unreadable, pydantic.ValidationError."""
+    try:
+        return read_event(value)
+    except ValidationError:
+        if b'"JobRebuilt"' not in value:
+            raise
+    return JobRebuilt.model_validate_json(value)
+
+
+def put_back(state: JobState | None, rebuilt: JobRebuilt, offset: int, shard: ReadShard) -> Step:
+    """What the record at `offset` does to the tables.
+
+    Each entry goes back unless something later is folded into it: then this comes a second time, after a crash, and what the crash has lost
+    is put back. From here on the entries are of this offset, as they have everything before it; a snapshot of it is newer than any.
+    An end that the tables did not know is said: who was told before is not told again, as the ledger has his answer.
+    """
+    shards: dict[ShardKey, Shard] = {
+        key: right._replace(offset=offset) for key, right in rebuilt.entries().items() if shard(*key).offset < offset
+    }
+    if state is not None and state.offset >= offset:
+        return Step(state, shards)
+    right = rebuilt.state.but(offset=offset)
+    ends = right.status.terminal and (state is None or not state.status.terminal or state.attempt < right.attempt)
+    return Step(right, shards, changed=True, completes=ends, cancels=ends and right.runs[-1].stopped)
