@@ -10,8 +10,9 @@ from export_service.ports import Publisher
 from export_service.settings import Settings
 from streams.ack_window import AckWindow, Place
 from streams.app import ExportApp, create_app, raw_topic
+from streams.bundles import BUNDLE
 from streams.rereads import Rereads
-from streams.steps import Concurrent, Handle, beside, step_agent
+from streams.steps import Concurrent, Handle, HandleMany, beside, one_by_one, step_agent
 from streams.topics import TopicSpec
 from tables.confirmed import ConfirmedTable
 from tables.rocksdb import SharedOptions
@@ -54,9 +55,13 @@ class FaustRole:
         """Read `topic` with `handle`; with `concurrency` > 1 records are handled beside each other."""
         if concurrency > 1:
             handle = self._concurrent = Concurrent(self.window, handle, concurrency)
+        self.consume_many(topic, one_by_one(handle), 1, beside=concurrency > 1)
+
+    def consume_many(self, topic: TopicSpec, handle: HandleMany, most: int = BUNDLE, *, beside: bool = False) -> None:
+        """Read `topic` with `handle`, which is given up to `most` records at a time."""
         agent: Callable[[Any], Any] = self.app.agent(raw_topic(self.app, topic.name), name=self.name, concurrency=1)
-        rereads = Rereads(self.app, self.window, holes=topic.compacted, beside=concurrency > 1)
-        agent(step_agent(self.window, rereads, handle, self.app.current))
+        rereads = Rereads(self.app, self.window, holes=topic.compacted, beside=beside)
+        agent(step_agent(self.window, rereads, handle, self.app.current, most))
         self._watch = partial(rereads.watch, topic.name)
 
     def drain_with(self, drain: Callable[[float], Awaitable[Any]]) -> None:
