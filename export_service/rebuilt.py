@@ -9,6 +9,7 @@ from typing import Literal, Self
 
 from pydantic import ValidationError, model_validator
 
+from export_service import jobs as folding
 from export_service.jobs import JobState, Step
 from export_service.messages import JobEvent, Record
 from export_service.readers import read_event
@@ -18,7 +19,7 @@ from export_service.shards import ReadShard, Shard, ShardKey, Shards
 class JobRebuilt(Record):
     """`results`: what the events up to `through` add up to.
 
-    `shards` are those of all runs, `run.number` -> base64 of the changelog's bytes. `run`: the replay that did it, as on `replays`.
+    `shards` are those of all runs, `run.number` -> base64 of the changelog's bytes. `run`: the replay that did it, as on `operations`.
     """
 
     type: Literal["JobRebuilt"] = "JobRebuilt"
@@ -57,6 +58,11 @@ def read(value: bytes) -> JobEvent | JobRebuilt:
         if b'"JobRebuilt"' not in value:
             raise
     return JobRebuilt.model_validate_json(value)
+
+
+def job_of(event: JobEvent | JobRebuilt) -> str:
+    """The job's id."""
+    return event.job_id if isinstance(event, JobRebuilt) else folding.job_of(event)
 
 
 def put_back(state: JobState | None, rebuilt: JobRebuilt, offset: int, shard: ReadShard) -> Step:

@@ -163,7 +163,7 @@ def _failed(found: Explanation) -> Iterator[str]:
 
 
 def _readings(found: Explanation) -> Iterator[str]:
-    for each in found.job.readings:
+    for each in (each for each in found.job.readings if each.total):
         share = f" ({each.records / each.total:.1%})" if each.total else ""
         yield f"{each.topic}: {each.records:,} of {each.total:,} records{share}, {each.bytes:,} bytes; {each.why}"
     if found.kept_until:

@@ -139,7 +139,10 @@ def test_more_pods_come_with_age_or_messages() -> None:
         each["metadata"]["labels"]["app.kubernetes.io/component"]: each["spec"] for each in rendered("values-full", "ScaledObject")
     }
     triggers = {group: [trigger["type"] for trigger in spec["triggers"]] for group, spec in scaled.items()}
-    assert triggers == {"plan": ["prometheus"], "download": ["prometheus"], "connector": ["aws-sqs-queue"]}
+    assert triggers == {"download": ["prometheus"], "connector": ["aws-sqs-queue"]}
+    assert (
+        'export_lag_age_seconds{namespace="export",role=~"download|plan"}' in scaled["download"]["triggers"][0]["metadata"]["query"]
+    )
     groups = workers("values-full")
     for group, spec in scaled.items():
         assert "replicas" not in groups[group], "helm would undo what KEDA did"
@@ -159,7 +162,7 @@ def test_more_pods_come_with_age_or_messages() -> None:
         {"groups": {"x": {"roles": [], "replicas": 1}}},
         {"groups": {"tally": {"roles": ["tally"], "replicas": 1, "roleArn": "export-tally"}}},
         {"drainSeconds": 0},
-        {"autoscaling": {"enabled": True, "groups": {"plan": {"min": 1, "max": 2}}}},
+        {"autoscaling": {"enabled": True, "groups": {"download": {"min": 1, "max": 2}}}},
         {"networkPolicy": {"enabled": True, "scrapeFrom": []}},
     ],
 )

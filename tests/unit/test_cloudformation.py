@@ -100,3 +100,13 @@ def test_the_queue_lets_the_connector_be_first() -> None:
     assert parameters["MaxReceiveCount"]["Default"] > Queue().max_receives
     assert resource("Queue")["RedrivePolicy"]["maxReceiveCount"] == {"Ref": "MaxReceiveCount"}
     assert resource("Queue")["VisibilityTimeout"] >= 60
+
+
+def test_the_alarms_get_what_their_template_asks_for() -> None:
+    alarms = ROOT / "deploy" / "cloudwatch" / "alarms.yml"
+    if not alarms.exists():
+        pytest.skip("the alarms are not here yet")
+    parameters = yaml.load(alarms.read_text(), Loader)["Parameters"]
+    given = set(resource("Alarms")["Parameters"])
+    assert given <= set(parameters)
+    assert {name for name, parameter in parameters.items() if "Default" not in parameter} <= given
