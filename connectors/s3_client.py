@@ -43,10 +43,10 @@ class Object(NamedTuple):
 
     @classmethod
     def at(cls, url: str) -> "Object":
-        """Of s3://bucket/key. A key is taken as it is written; it may have a '?' only as %3F."""
-        parts = urlsplit(url)
-        key = parts.path.lstrip("/")
-        return cls(parts.netloc, unquote(key) if "%" in key else key)
+        """Of s3://bucket/key. A key is taken as it is written, with a '#' too; a '?' and a '%' are %3F and %25."""
+        bucket, _, rest = url.removeprefix("s3://").partition("/")
+        key = rest.partition("?")[0].lstrip("/")
+        return cls(bucket, unquote(key) if "%" in key else key)
 
 
 class Answer(NamedTuple):
