@@ -7,7 +7,7 @@ A completion that was lost in a crash is sent again, because the record that cau
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
@@ -30,6 +30,8 @@ from tables.shards import Shards
 
 Count = Callable[[JobEvent | JobRebuilt, Incoming], Awaitable[list["asyncio.Future[Any]"]]]
 """Folds one event, and gives what confirms its outputs."""
+Told = Callable[[JobEvent | JobRebuilt, Step, datetime], None]
+"""Hears of each event that was folded, what came of it, and its record's time."""
 
 
 def tally(
@@ -40,8 +42,9 @@ def tally(
     dead_letters: DeadLetters,
     topics: Topics,
     snapshot_every: timedelta,
+    told: Told,
 ) -> Handle:
-    count = counter(jobs, shards, publisher, topics, snapshot_every)
+    count = counter(jobs, shards, publisher, topics, snapshot_every, told)
 
     async def handle(record: Incoming, entry: Entry) -> None:
         try:
@@ -53,7 +56,14 @@ def tally(
     return handle
 
 
-def counter(jobs: Jobs, shards: Shards, publisher: Publisher, topics: Topics, snapshot_every: timedelta) -> Count:
+def counter(
+    jobs: Jobs,
+    shards: Shards,
+    publisher: Publisher,
+    topics: Topics,
+    snapshot_every: timedelta,
+    told: Told = lambda *_: None,
+) -> Count:
     """The tally without its consumer: a replay folds with it what was recorded."""
 
     async def count(event: JobEvent | JobRebuilt, record: Incoming) -> list["asyncio.Future[Any]"]:
@@ -67,6 +77,7 @@ def counter(jobs: Jobs, shards: Shards, publisher: Publisher, topics: Topics, sn
             step = put_back(before, event, record.offset, shard)
         else:
             step = folding.fold(before, event, record.offset, record.timestamp, shard)
+        told(event, step, record.timestamp)
         state, due = step.state, _snapshot_due(before, step, record, snapshot_every)
         if due:
             state = state.but(snapshot_at=record.timestamp)

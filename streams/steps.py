@@ -27,13 +27,22 @@ class Incoming(NamedTuple):
         return f"{self.place.topic}:{self.place.partition}:{self.offset}"
 
 
+class Taken:
+    """What a step's agent has taken, repeats included."""
+
+    __slots__ = ("bytes", "records")
+
+    def __init__(self) -> None:
+        self.records = self.bytes = 0
+
+
 Handle = Callable[[Incoming, Entry], Awaitable[None]]
 _TURN = 32
 """Records after which others have a turn of the loop."""
 
 
 def step_agent(
-    window: AckWindow, rereads: Rereads, handle: Handle, current: Callable[[int], bool]
+    window: AckWindow, rereads: Rereads, handle: Handle, current: Callable[[int], bool], taken: Taken
 ) -> Callable[[Any], Coroutine[Any, Any, None]]:
     """The Faust agent function of a step. What escapes `handle` stops the worker: offsets stay, the record replays.
 
@@ -59,6 +68,8 @@ def step_agent(
                         break
                     entry = await admit(place, record.offset)
                     if entry is not None:
+                        taken.records += 1
+                        taken.bytes += len(record.key or b"") + len(record.value or b"")
                         at = from_millis(record.timestamp)
                         await handle(Incoming(place, record.offset, at, record.key, record.value), entry)
                     if number % _TURN == 0:

@@ -12,7 +12,7 @@ from streams.ack_window import AckWindow, Entry, Place
 from streams.bundles import BUNDLE, Bundle, BundleScheduler
 from streams.membership import Hearing
 from streams.rereads import Rereads
-from streams.steps import Incoming, step_agent
+from streams.steps import Incoming, Taken, step_agent
 from tests.waiting import until
 
 HERE = TP("results", 0)
@@ -73,7 +73,7 @@ async def test_what_is_left_of_a_bundle_is_not_handled_in_the_next_generation() 
             generation = 2
 
     rereads = Rereads(None, window, holes=False, beside=False)
-    agent = step_agent(window, rereads, handle, lambda fetched_in: fetched_in == generation)
+    agent = step_agent(window, rereads, handle, lambda fetched_in: fetched_in == generation, Taken())
     await agent(Stream(Bundle.of(HERE, records(5), 1), Bundle.of(HERE, records(4)[3:], 2)))
     assert handled == [0, 1, 2, 3]
     assert window.position(Place(*HERE)) == 4
@@ -93,7 +93,7 @@ async def test_others_have_their_turn_while_a_bundle_is_handled() -> None:
             await asyncio.sleep(0)
 
     running = asyncio.create_task(other())
-    await step_agent(window, Rereads(None, window, holes=False, beside=False), handle, lambda _: True)(
+    await step_agent(window, Rereads(None, window, holes=False, beside=False), handle, lambda _: True, Taken())(
         Stream(Bundle.of(HERE, records(200), 1))
     )
     running.cancel()
