@@ -6,6 +6,7 @@ refused then.
 
 import base64
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,6 +23,8 @@ from export_service.requests import Policy, parse
 
 State = Literal["open", "redriving", "redriven", "discarded"]
 QUEUE = "sqs"
+PLACE = re.compile(rf"{QUEUE}:.*|[^:]+:\d+:\d+")
+"""What a letter says of where it is from."""
 _DONE: Mapping[str, State] = {"redrive": "redriven", "discard": "discarded"}
 _JOB: Mapping[str, Callable[[bytes], str]] = {
     "requests": lambda value: ExportRequested.model_validate_json(value).job.job_id,

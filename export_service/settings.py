@@ -100,7 +100,7 @@ class Download(Group):
         Field(
             ge=16, description="MiB of a worker's memory, at most, for what waits to be sent to S3: parts of 8 MiB, or a small file"
         ),
-    ] = 128
+    ] = 64
     attempts: Annotated[
         int, Field(ge=1, description="tries of one file, the first included; not those that get 16 MiB further with a large one")
     ] = 4

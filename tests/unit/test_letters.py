@@ -12,7 +12,6 @@ from export_service.letters import Filter, Kept, Original, as_object, faster, re
 from export_service.messages import DeadLetter, OperatorAction
 from export_service.readers import read_batch
 from export_service.requests import Policy
-from export_service.times import parse_time
 
 AT = datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
 JOB = "550e8400-e29b-41d4-a716-446655440000"
@@ -173,22 +172,3 @@ def test_what_is_shown_has_no_secrets() -> None:
     shown = as_object(kept({"url": "https://h/a?sig=canary", "taskToken": "canary"}), body=True)
     assert "canary" not in json.dumps(shown)
     assert (shown["id"], shown["state"], shown["source"]) == ("0:3", "open", "export.results:1:7")
-
-
-@pytest.mark.parametrize(
-    ("text", "when"),
-    [
-        ("90m", AT - timedelta(minutes=90)),
-        ("3d", AT - timedelta(days=3)),
-        ("2025-01-15T11:30:00+01:00", AT),
-        ("2025-01-15T10:30:00Z", AT),
-    ],
-)
-def test_times(text: str, when: datetime) -> None:
-    assert parse_time(text, AT) == when
-
-
-@pytest.mark.parametrize("text", ["yesterday", "", "2025-01-15T10:30:00", "99999999999d", "5 h"])
-def test_what_is_no_time_says_so(text: str) -> None:
-    with pytest.raises(ValueError, match=r"give|add"):
-        parse_time(text, AT)
