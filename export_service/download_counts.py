@@ -15,12 +15,13 @@ _CLASS = re.compile(r"[A-Za-z0-9]{1,48}")
 
 
 class _Counts:
-    __slots__ = ("bytes", "ended", "hosts", "retries", "seconds")
+    __slots__ = ("bytes", "ended", "hosts", "retries", "seconds", "succeeded")
 
     def __init__(self, hosts: str) -> None:
         self.hosts = hosts
         self.ended: Counter[tuple[Outcome, str | None]] = Counter()
-        self.bytes = self.retries = 0
+        """Of those that did not succeed."""
+        self.bytes = self.retries = self.succeeded = 0
         self.seconds = Buckets(names.FILE_SECONDS)
 
 
@@ -36,9 +37,13 @@ class DownloadCounts:
     def add(self, host: str, result: TaskResult) -> None:
         """`host` as `hosts.host_of` gives it."""
         counts = self._by_host.get(host) or self._of(host)
-        counts.ended[result.outcome, result.error] += 1
-        if result.outcome is Outcome.CANCELLED:
-            return
+        # An enum's hash is a call in Python, so the usual case goes without.
+        if result.outcome is Outcome.SUCCEEDED:
+            counts.succeeded += 1
+        else:
+            counts.ended[result.outcome, result.error] += 1
+            if result.outcome is Outcome.CANCELLED:
+                return
         counts.bytes += result.bytes
         counts.retries += result.attempts - 1
         counts.seconds.add(result.duration_ms / 1000)
@@ -46,7 +51,7 @@ class DownloadCounts:
     def samples(self) -> Iterator[Sample]:
         for counts in self._by_set.values():
             hosts = (counts.hosts,)
-            ended: Counter[tuple[str, str]] = Counter()
+            ended = Counter({(Outcome.SUCCEEDED.value, ""): counts.succeeded})
             for (outcome, error), number in counts.ended.items():
                 ended[outcome.value, self._class(error)] += number
             for labels, number in ended.items():

@@ -48,7 +48,8 @@ _VALUES = (
     _Value("FileBytes", "Bytes", ((names.DOWNLOAD_BYTES, _all),)),
     _Value("DeadLetters", "Count", ((names.DEAD_LETTERS, _all),)),
     _Value("JobsStuck", "Count", ((names.JOBS_STUCK, _all),)),
-    _Value("OldestLagSeconds", "Seconds", ((names.LAG_SECONDS, _all),)),
+    # A request is not committed until its job is handed out, nor tasks until they are downloaded: those may rightly take long.
+    _Value("OldestLagSeconds", "Seconds", ((names.LAG_SECONDS, lambda labels: labels["role"] not in ("plan", "download")),)),
     _Value("QueueAgeSeconds", "Seconds", ((names.QUEUE_AGE, _all),)),
     _Value("TablesRecovering", "Count", ((names.RECOVERING, _all),)),
     _Value("Ready", "Count", ((names.READY, _all),)),

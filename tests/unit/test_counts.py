@@ -160,6 +160,7 @@ def test_the_list_has_each_name_once_in_base_units_and_bounded_labels() -> None:
 def test_emf_lines_carry_what_happened_since_the_last_one() -> None:
     metrics, lag = Metrics(), [3.0]
     metrics.read(lambda: [Sample(names.LAG_SECONDS, lag[0], ("tally", "results", str(n))) for n in (0, 1)])
+    metrics.read(lambda: [Sample(names.LAG_SECONDS, 9000, ("plan", "requests", "0"))])
     emf = Emf(metrics.registry, "Exports")
     metrics.callbacks.labels("SENT").inc(3)
     metrics.callbacks.labels("ORPHANED").inc()
