@@ -18,7 +18,7 @@ from export_service.jobs import JobState, Step
 from export_service.messages import AttemptOpened, ExportRequested, JobCancelled, JobCompleted, JobEvent, Record, ResultsRange
 from export_service.ports import Publisher
 from export_service.readers import Unreadable
-from export_service.rebuilt import JobRebuilt, put_back, read
+from export_service.rebuilt import JobRebuilt, job_of, put_back, read
 from export_service.shards import ReadShard, Shard, bitmap_to_text
 from streams.ack_window import Entry
 from streams.dead_letters import DeadLetters
@@ -67,7 +67,7 @@ def counter(
     """The tally without its consumer: a replay folds with it what was recorded."""
 
     async def count(event: JobEvent | JobRebuilt, record: Incoming) -> list["asyncio.Future[Any]"]:
-        job_id = event.job_id if isinstance(event, JobRebuilt) else folding.job_of(event)
+        job_id = job_of(event)
 
         def shard(run: int, number: int) -> Shard:
             return shards.get(job_id, run, number)

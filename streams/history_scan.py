@@ -13,7 +13,8 @@ from export_service.history.selection import Selection
 from export_service.messages import JobSnapshot, from_millis, iso_millis
 from export_service.settings import Settings
 from export_service.verify.evidence import Bounds, Raw
-from streams.topic_ranges import Progress, Span, TopicRanges, partition_of
+from streams.reading import partition_of
+from streams.topic_ranges import Progress, Span, TopicRanges
 from streams.topics import topics
 
 Places = Mapping[tuple[str, int], Bounds]
@@ -143,7 +144,7 @@ def _spans(settings: Settings, bounds: Places, selection: Selection, known: Mapp
         return [Span("results", number, each.begin, each.end) for number, each in results.items()]
     starts: dict[int, int] = {}
     for job_id in selection.jobs:
-        number = partition_of(job_id, settings.topics.partitions)
+        number = partition_of(settings, job_id)
         said = known[job_id].first_offset if job_id in known else None
         begin = max(results[number].begin, said or 0)
         starts[number] = min(starts.get(number, begin), begin)

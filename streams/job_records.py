@@ -9,7 +9,8 @@ from export_service.history.records import SLACK_MS, JobRecords, Reading, begun,
 from export_service.messages import JobSnapshot
 from export_service.settings import Settings
 from export_service.verify.evidence import Bounds, Raw
-from streams.topic_ranges import SMALL_FETCH, Progress, Span, TopicRanges, partition_of, silent
+from streams.reading import partition_of
+from streams.topic_ranges import SMALL_FETCH, Progress, Span, TopicRanges, silent
 
 _TOPICS = ("results", "requests", "completions", "callbacks", "cancellations")
 _MORE = ("tasks", "snapshots", "jobs-changelog", "shards-changelog")
@@ -29,7 +30,7 @@ async def read_job(
         ExportError: results are not those that the snapshot is of. SettingsError: a topic is missing. Unavailable.
     """
     async with TopicRanges(settings, SMALL_FETCH) as ranges:
-        reader = _Reader(ranges, job_id, settings.topics.partitions, progress)
+        reader = _Reader(ranges, job_id, partition_of(settings, job_id), progress)
         ended = snapshot is not None and snapshot.status.terminal
         wanted = [*_TOPICS, *(topic for topic in _MORE if topic in more or (topic + "?" in more and not ended))]
         bounds = await ranges.bounds(wanted)
@@ -41,9 +42,9 @@ async def read_job(
 
 
 class _Reader:
-    def __init__(self, ranges: TopicRanges, job_id: str, partitions: int, progress: Progress) -> None:
+    def __init__(self, ranges: TopicRanges, job_id: str, partition: int, progress: Progress) -> None:
         self._ranges, self._job, self._progress = ranges, job_id.encode(), progress
-        self._partition = partition_of(job_id, partitions)
+        self._partition = partition
         self.records: dict[str, tuple[Raw, ...]] = {}
         self.readings: list[Reading] = []
 

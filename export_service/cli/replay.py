@@ -6,13 +6,14 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from export_service.cli.asking import moment
 from export_service.cli.bars import Progress, bar
 from export_service.cli.replay_file import replay_file
 from export_service.cli.replay_text import actions_text, differences_text
@@ -20,7 +21,6 @@ from export_service.failures import ExportError
 from export_service.history.actions import Action
 from export_service.history.compare import ends_differ
 from export_service.history.selection import Selection, parse_offsets
-from export_service.instants import parse_instant
 from export_service.messages import JobSnapshot, JobStatus, iso_millis
 from export_service.settings import Settings, load
 
@@ -80,13 +80,13 @@ def replay(
 def _selection(
     jobs: Iterable[str], user: str | None, since: str | None, until: str | None, offsets: Iterable[str], status: JobStatus | None
 ) -> Selection:
-    now = datetime.now(UTC)
     try:
-        first, last = (parse_instant(text, now) if text else None for text in (since, until))
         ranges = tuple(parse_offsets(text) for text in offsets)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    return Selection(tuple(dict.fromkeys(jobs)), user, first, last, ranges, status)
+        raise typer.BadParameter(str(error), param_hint="--offsets") from None
+    if len({partition for partition, _, _ in ranges}) < len(ranges):
+        raise typer.BadParameter("has a partition twice; give one range of each", param_hint="--offsets")
+    return Selection(tuple(dict.fromkeys(jobs)), user, moment("--since", since), moment("--until", until), ranges, status)
 
 
 @asynccontextmanager
@@ -155,6 +155,7 @@ async def _send(
     as_json: bool,
 ) -> None:
     from streams.history_scan import scan
+    from streams.operations import ready
     from streams.publisher import KafkaPublisher
     from streams.replaying import Replay, done_before, plan_re_emit, plan_rebuild
     from streams.retention import kept_for
@@ -164,9 +165,9 @@ async def _send(
     async with TopicRanges(settings) as ranges, _table(settings) as table:
         done: set[str] = set()
         if resume is not None:
-            begun, done = await done_before(ranges, resume)
-            selection, mode = Selection.from_json(begun.selection), Mode(begun.mode)
-        await ranges.bounds(["replays"])  # or say now that the topic is missing
+            said, selection, done = await done_before(settings, resume)
+            mode = Mode(said)
+        await ready(settings)  # or say now that what is done could not be noted
         found = await scan(settings, ranges, selection, await _items(table, selection.jobs), progress)
         chosen = [job_id for job_id in _chosen(found, selection) if job_id not in done]
         if mode is Mode.REBUILD:
@@ -185,10 +186,10 @@ async def _send(
             return _end(run, mode, planned, [], True, dry_run=dry_run, as_json=as_json)
         made: list[Mapping[str, Any]] = []
         async with KafkaPublisher(settings) as publisher:
-            replaying = Replay(mode.value, run, found, ranges, publisher, topics(settings), table, rate)  # type: ignore[arg-type]
+            replaying = Replay(settings, mode.value, run, found, ranges, publisher, topics(settings), table, rate)  # type: ignore[arg-type]
             try:
                 async for each in replaying.run(todo, selection):
-                    made.append(each.model_dump(mode="json", include={"job_id", "attempt", "place", "why"}, exclude_none=True))
+                    made.append(each.as_json())
                     progress("jobs", len(made), len(todo))
             except (ExportError, asyncio.CancelledError):
                 sys.stderr.write(f"Broke off after {len(made)} of {len(todo)} jobs; go on: export-service replay --resume {run}\n")

@@ -84,6 +84,27 @@ def test_an_end_that_the_tables_did_not_know_is_said_and_one_they_knew_is_not() 
     assert behind.completions == [4], "that of the second attempt"
 
 
+def test_a_record_that_an_event_has_overtaken_takes_nothing_out() -> None:
+    events: list[JobEvent] = [planned(1, 3), results(1, {0: Outcome.SUCCEEDED}), results(1, {1: Outcome.SUCCEEDED})]
+    tables = run(events)
+    apply(tables, rebuilt(events[:2]), 3)
+    assert tables.summary() == run(events).summary(), "what was read had not the last event"
+    apply(tables, results(1, {2: Outcome.SUCCEEDED}), 4)
+    assert tables.completions == [4]
+
+
+def test_an_end_is_said_again_if_a_crash_came_before_it_was_confirmed() -> None:
+    events: list[JobEvent] = [planned(1, 1), results(1, {0: Outcome.SUCCEEDED})]
+    tables = Tables()
+    for _ in range(2):
+        apply(tables, rebuilt(events), 2)
+    assert tables.completions == [2, 2]
+    apply(tables, opened(2), 3)
+    tables.completions = []
+    apply(tables, rebuilt(events), 2)
+    assert tables.completions == [], "a later attempt has the answer"
+
+
 def test_what_cannot_be_put_back_is_no_record() -> None:
     right = json.loads(rebuilt([planned(1, 2)]).to_bytes())
     assert isinstance(read(json.dumps(right).encode()), JobRebuilt)
