@@ -1,7 +1,7 @@
 """The tally without its consumer: what events do to the tables, and what they put on topics. A replay folds with it what was recorded."""
 
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
@@ -29,6 +29,10 @@ from tables.shards import Shards
 Outputs = list[tuple[TopicSpec, Record]]
 
 
+Told = Callable[[JobEvent | JobRebuilt, Step, datetime], None]
+"""Hears of each event that was folded, what came of it, and its record's time."""
+
+
 class Happened(NamedTuple):
     """An event, its record, and, when it is counted, what it puts on topics."""
 
@@ -40,8 +44,8 @@ class Happened(NamedTuple):
 class Counter:
     """Nothing here waits: what is counted is counted before a partition can go away."""
 
-    def __init__(self, jobs: Jobs, shards: Shards, topics: Topics, snapshot_every: timedelta) -> None:
-        self._jobs, self._shards, self._topics, self._every = jobs, shards, topics, snapshot_every
+    def __init__(self, jobs: Jobs, shards: Shards, topics: Topics, snapshot_every: timedelta, told: Told = lambda *_: None) -> None:
+        self._jobs, self._shards, self._topics, self._every, self._told = jobs, shards, topics, snapshot_every, told
 
     def count(self, job_id: str, events: Sequence[Happened]) -> None:
         """Each of these of one job, in the order of their offsets; together, or else in halves."""
@@ -64,9 +68,12 @@ class Counter:
             results.append(event)
         last = events[-1].record
         step = fold_together(before, results, last.offset, last.timestamp, self._shard_of(job_id))
-        if step is not None:
-            self._put(job_id, step.state, step)
-        return step is not None
+        if step is None:
+            return False
+        for event, record, _ in events:
+            self._told(event, step, record.timestamp)
+        self._put(job_id, step.state, step)
+        return True
 
     def _count_one(self, job_id: str, event: JobEvent | JobRebuilt, record: Incoming, outputs: Outputs) -> None:
         before, shard = self._jobs.get(job_id), self._shard_of(job_id)
@@ -74,6 +81,7 @@ class Counter:
             step = put_back(before, event, record.offset, shard)
         else:
             step = folding.fold(before, event, record.offset, record.timestamp, shard)
+        self._told(event, step, record.timestamp)
         state, due = step.state, _snapshot_due(before, step, record, self._every)
         if due:
             state = state.but(snapshot_at=record.timestamp)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from agents.counter import Counter, Happened, Outputs
+from agents.counter import Counter, Happened, Outputs, Told
 from export_service.ports import Publisher
 from export_service.readers import Unreadable
 from export_service.rebuilt import job_of, read
@@ -37,8 +37,9 @@ class Tally:
         dead_letters: DeadLetters,
         topics: Topics,
         snapshot_every: timedelta,
+        told: Told,
     ) -> None:
-        self._counter, self._together = Counter(jobs, shards, topics, snapshot_every), together
+        self._counter, self._together = Counter(jobs, shards, topics, snapshot_every, told), together
         self._publisher, self._dead_letters = publisher, dead_letters
 
     async def handle(self, taken: Sequence[Taken]) -> None:

@@ -34,6 +34,15 @@ class Taken(NamedTuple):
     entry: Entry
 
 
+class Volume:
+    """What a step's agent has taken, repeats included."""
+
+    __slots__ = ("bytes", "records")
+
+    def __init__(self) -> None:
+        self.records = self.bytes = 0
+
+
 Handle = Callable[[Incoming, Entry], Awaitable[None]]
 HandleMany = Callable[[Sequence[Taken]], Awaitable[None]]
 """Given records of one partition, in order."""
@@ -52,7 +61,12 @@ def one_by_one(handle: Handle) -> HandleMany:
 
 
 def step_agent(
-    window: AckWindow, rereads: Rereads, handle: HandleMany, current: Callable[[int], bool], most: int = 1
+    window: AckWindow,
+    rereads: Rereads,
+    handle: HandleMany,
+    current: Callable[[int], bool],
+    volume: Volume,
+    most: int = 1,
 ) -> Callable[[Any], Coroutine[Any, Any, None]]:
     """The Faust agent function of a step. What escapes `handle` stops the worker: offsets stay, the record replays.
 
@@ -82,6 +96,8 @@ def step_agent(
             if entry is not None:
                 incoming = Incoming(place, record.offset, from_millis(record.timestamp), record.key, record.value)
                 taken.append(Taken(incoming, entry))
+                volume.records += 1
+                volume.bytes += len(record.key or b"") + len(record.value or b"")
         # A wait for an entry may have taken the partition with those before it.
         if taken := [each for each in taken if not each.entry.lost]:
             await handle(taken)

@@ -15,7 +15,9 @@ from connectors.memory import MemoryPublisher, SystemClock
 from export_service.jobs import fold
 from export_service.merging import fold_together
 from export_service.messages import AttemptOpened, JobCancelled, JobEvent, JobPlanned, Outcome, TaskResults
+from export_service.metrics import Metrics
 from export_service.settings import load
+from export_service.tally_counts import TallyCounts
 from streams.ack_window import AckWindow, Place
 from streams.dead_letters import DeadLetters
 from streams.steps import Incoming, Taken
@@ -44,7 +46,8 @@ class Bench:
 
         self.together = Together(flush, self.window, lambda: True)
         tables = Jobs(self.jobs), Shards(self.shards)
-        self.tally = Tally(*tables, self.together, self.publisher, letters, NAMES, timedelta(seconds=every))
+        counts, often = TallyCounts(Metrics()), timedelta(seconds=every)
+        self.tally = Tally(*tables, self.together, self.publisher, letters, NAMES, often, counts)
 
     def take(self, events: Events, first: int, at_a_time: list[int], then: int = 1) -> None:
         """`first`: offset of the first that comes. Offsets are those in `events`, a tenth of a second apart."""
