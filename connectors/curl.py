@@ -311,9 +311,9 @@ class Curl:
     def release(self, response: Response) -> None:
         response.on_filled = None
         response.leave_line()
-        response.let_go()
         if self._running.pop(response.handle, None):
             self._multi.remove_handle(response.handle)
+        response.let_go()  # not before: libcurl may be sending it
         self._idle.append(response)
 
     def _watch(self, event: int, fd: int, _multi: object, _data: object) -> None:

@@ -170,7 +170,9 @@ async def _try(client: Any, each: Try, role: str) -> tuple[Finding, datetime | N
     try:
         if each.action == "sqs:ReceiveMessage" and (waiting := await _messages(client, each.arguments["QueueUrl"])) != 0:
             # Each receive counts for its message, and the queue's redrive policy counts too.
-            text = "not tried, as " + ("nobody may know how many" if waiting is None else str(waiting)) + " messages are on the queue"
+            text = (
+                "not tried, as " + ("nobody may know how many" if waiting is None else str(waiting)) + " messages are on the queue"
+            )
             way_out = "ask again when the queue is empty" if waiting else "allow sqs:GetQueueAttributes first"
             return Finding(Level.UNKNOWN, about, text, way_out), None
         answer = await getattr(client, each.operation)(**each.arguments)

@@ -43,10 +43,10 @@ class Object(NamedTuple):
 
     @classmethod
     def at(cls, url: str) -> "Object":
-        """Of s3://bucket/key. A key is taken as it is written; it may have a '?' only as %3F."""
-        parts = urlsplit(url)
-        key = parts.path.lstrip("/")
-        return cls(parts.netloc, unquote(key) if "%" in key else key)
+        """Of s3://bucket/key. A key is taken as it is written, with a '#' too; a '?' and a '%' are %3F and %25."""
+        bucket, _, rest = url.removeprefix("s3://").partition("/")
+        key = rest.partition("?")[0].lstrip("/")
+        return cls(bucket, unquote(key) if "%" in key else key)
 
 
 class Answer(NamedTuple):
@@ -157,7 +157,8 @@ class S3Client:
         return _made(answer, "UploadId", what).fields["UploadId"]
 
     async def upload_part(self, what: Object, upload: str, number: int, body: bytes, headers: Mapping[str, str]) -> Answer:
-        return await self._ask("PUT", what, headers, {"partNumber": number, "uploadId": upload}, body, payload=UNSIGNED)
+        answer = await self._ask("PUT", what, headers, {"partNumber": number, "uploadId": upload}, body, payload=UNSIGNED)
+        return _made(answer, "etag", what)
 
     async def upload_part_copy(self, what: Object, upload: str, number: int, headers: Mapping[str, str]) -> Answer:
         answer = await self._ask("PUT", what, headers, {"partNumber": number, "uploadId": upload}, b"", patient=True)
@@ -220,8 +221,8 @@ class S3Client:
 
 
 def _made(answer: Answer, field: str, what: Object) -> Answer:
-    """A 200 with a body that ends before it says anything is no success: S3 sends its head before it knows."""
-    if field not in answer.fields:
+    """A 200 that does not say what was made is no success: S3 sends it before it knows."""
+    if field not in answer.fields and field not in answer.headers:
         raise TransferError("IncompleteAnswer", f"S3 answered 200 without {field} for {what.url}", retryable=True)
     return answer
 

@@ -41,9 +41,10 @@ class S3Copies:
                 error.busy = error.error in BUSY
                 raise
             return None  # who asks for it is told what is wrong: a HEAD's answer has no words
-        size, sha256 = int(found.headers["content-length"]), _whole_sha256(found.headers)
-        if hashed and sha256 is None:
+        length, sha256 = found.headers.get("content-length", ""), _whole_sha256(found.headers)
+        if not length.isdecimal() or "etag" not in found.headers or (hashed and sha256 is None):
             return None
+        size = int(length)
         check(size, sha256)
         try:
             if size <= self._whole:

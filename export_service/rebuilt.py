@@ -72,12 +72,12 @@ def put_back(state: JobState | None, rebuilt: JobRebuilt, offset: int, shard: Re
     Each entry goes back unless something later is folded into it: then this comes a second time, after a crash, and what the crash has lost
     is put back. From here on the entries are of this offset, as they have everything before it; a snapshot of it is newer than any.
     An end that the tables did not know is said: who was told before is not told again, as the ledger has his answer.
-    Nothing goes back if an event came between: the record does not have it, and would take it out. Its sender sees that, and sends another.
+    Nothing goes back where an event came between: the record has it not, and would take it out. Who sent it sees that and sends another.
     """
     if state is not None and rebuilt.through < state.offset < offset:
         return Step(state)
     shards: dict[ShardKey, Shard] = {
-        key: right._replace(offset=offset) for key, right in rebuilt.entries().items() if shard(*key).offset < offset
+        key: right._replace(offset=offset) for key, right in rebuilt.entries().items() if shard(*key).offset <= rebuilt.through
     }
     if state is not None and state.offset >= offset:
         # If nothing came after this, a crash may have come before what it says was confirmed.

@@ -59,7 +59,8 @@ async def plan_rebuild(
         elif scan.moving(job_id):
             planned.append(Action(job_id, state.attempt, False, f"the tally has not counted {scan.last[job_id].place} yet"))
         else:
-            planned.append(actions.rebuild(job_id, state, shards, changelog, items.get(job_id), rebuilt=rebuilt))
+            end = scan.bounds["results", scan.last[job_id].partition].end
+            planned.append(actions.rebuild(job_id, state, shards, changelog, items.get(job_id), rebuilt=rebuilt, end=end))
     return planned
 
 

@@ -14,9 +14,10 @@ from export_service.samples import Sample
 from export_service.settings import Settings
 from streams.ack_window import AckWindow, Place
 from streams.app import ExportApp, create_app, raw_topic
+from streams.bundles import BUNDLE
 from streams.progress import Progress
 from streams.rereads import Rereads
-from streams.steps import Concurrent, Handle, Taken, beside, step_agent
+from streams.steps import Concurrent, Handle, HandleMany, Volume, beside, one_by_one, step_agent
 from streams.topics import TopicSpec, short_names, topics
 from tables.confirmed import ConfirmedTable
 from tables.rocksdb import SharedOptions
@@ -49,7 +50,7 @@ class FaustRole:
         self._concurrent: Concurrent | None = None
         self._watching: list[asyncio.Task[None]] = []
         self._short_names = {spec.name: short for short, spec in short_names(topics(settings)).items()}
-        self._taken, self._progress = Taken(), Progress(settings.metrics.stall_seconds)
+        self._volume, self._progress = Volume(), Progress(settings.metrics.stall_seconds)
         self._held: Callable[[], bool] = lambda: self.window.full
         self._on_disk = settings.tally.store.startswith("rocksdb:")
 
@@ -62,9 +63,13 @@ class FaustRole:
         """Read `topic` with `handle`; with `concurrency` > 1 records are handled beside each other."""
         if concurrency > 1:
             handle = self._concurrent = Concurrent(self.window, handle, concurrency)
+        self.consume_many(topic, one_by_one(handle), 1, beside=concurrency > 1)
+
+    def consume_many(self, topic: TopicSpec, handle: HandleMany, most: int = BUNDLE, *, beside: bool = False) -> None:
+        """Read `topic` with `handle`, which is given up to `most` records at a time."""
         agent: Callable[[Any], Any] = self.app.agent(raw_topic(self.app, topic.name), name=self.name, concurrency=1)
-        rereads = Rereads(self.app, self.window, holes=topic.compacted, beside=concurrency > 1)
-        agent(step_agent(self.window, rereads, handle, self.app.current, self._taken))
+        rereads = Rereads(self.app, self.window, holes=topic.compacted, beside=beside)
+        agent(step_agent(self.window, rereads, handle, self.app.current, self._volume, most))
         self._topic, self._short = topic, self._short_names.get(topic.name, topic.name)
         self._watch = partial(rereads.watch, topic.name)
 
@@ -90,8 +95,8 @@ class FaustRole:
 
     def samples(self) -> Iterator[Sample]:
         topic = (self._short,)
-        yield Sample(names.RECORDS_IN, self._taken.records, topic)
-        yield Sample(names.BYTES_IN, self._taken.bytes, topic)
+        yield Sample(names.RECORDS_IN, self._volume.records, topic)
+        yield Sample(names.BYTES_IN, self._volume.bytes, topic)
         role = (self.name,)
         yield Sample(names.ACK_WINDOW, len(self.window), role)
         yield Sample(names.ASSIGNED, len(self.mine(self._topic)), role)

@@ -25,7 +25,7 @@ from agents.pacing import Pacer
 from agents.plan import Planner, plan
 from agents.report import Reporter
 from agents.snapshot import snapshot
-from agents.tally import tally
+from agents.tally import Tally
 from agents.watch import Watch
 from connectors.fetch_processes import FetchProcesses
 from connectors.intake import Intake
@@ -301,8 +301,8 @@ def _tally(parts: Parts, fatal: Fatal) -> StartStop:
     together = Together(flush, role.window, role.app.owns)
     counts = TallyCounts(parts.metrics)
     parts.metrics.read(counts.samples)
-    handle = tally(Jobs(jobs), Shards(shards), together, publisher, parts.dead_letters, names, every, counts)
-    role.consume(names.results, handle)
+    counting = Tally(Jobs(jobs), Shards(shards), together, publisher, parts.dead_letters, names, every, counts)
+    role.consume_many(names.results, counting.handle)
     writing: list[asyncio.Task[None]] = []
 
     async def start() -> None:
