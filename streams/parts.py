@@ -1,7 +1,7 @@
 """What the roles of a worker share: connections, opened in one place and closed in the reverse order."""
 
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
@@ -14,11 +14,19 @@ from connectors.sources import Sources
 from connectors.sqs import open_queue
 from connectors.step_functions import StepFunctionsCallback
 from connectors.stores import open_stores
+from export_service.failures import SettingsError
 from export_service.metrics import Metrics
+from export_service.ports import Publisher, TaskCallback
 from export_service.settings import Settings
 from streams.dead_letters import DeadLetters
-from streams.publisher import KafkaPublisher
+from streams.steps import Handle
 from streams.topics import Topics
+
+Traced = Callable[[Handle], Handle]
+
+
+def untraced(handle: Handle) -> Handle:
+    return handle
 
 
 class Parts:
@@ -28,20 +36,21 @@ class Parts:
         self,
         settings: Settings,
         names: Topics,
-        publisher: KafkaPublisher,
+        publisher: Publisher,
         metrics: Metrics,
         table: DynamoTable,
-        step_functions: StepFunctionsCallback,
+        step_functions: TaskCallback,
         sources: Sources,
         destinations: StoreDestinations,
         queue: Any,
         fetchers: Sequence[socket.socket],
         log: Any,
+        traced: Traced,
     ) -> None:
         self.settings, self.topics, self.publisher, self.table = settings, names, publisher, table
         self.metrics, self.fetchers = metrics, fetchers
         self.step_functions, self.sources, self.destinations, self.queue = step_functions, sources, destinations, queue
-        self.log, self.clock = log, SystemClock()
+        self.log, self.clock, self.traced = log, SystemClock(), traced
         self.dead_letters = DeadLetters(publisher, names.dead_letters.name, self.clock)
 
     @classmethod
@@ -50,7 +59,7 @@ class Parts:
         settings: Settings,
         roles: Collection[str],
         names: Topics,
-        publisher: KafkaPublisher,
+        publisher: Publisher,
         metrics: Metrics,
         fetchers: Sequence[socket.socket],
         stack: AsyncExitStack,
@@ -68,5 +77,15 @@ class Parts:
             queue = await stack.enter_async_context(open_queue(sqs, settings.queue.url, own.wait_seconds, own.max_receives, log))
         sources, destinations = await open_stores(settings, clients, s3, stack)
         table = DynamoTable(dynamodb, settings.table.name, timedelta(days=settings.table.ttl_days))
-        callbacks = StepFunctionsCallback(sfn)
-        return cls(settings, names, publisher, metrics, table, callbacks, sources, destinations, queue, fetchers, log)
+        callbacks: TaskCallback = StepFunctionsCallback(sfn)
+        traced: Traced = untraced
+        if settings.traces.enabled:
+            try:
+                from streams.traces import open_traces
+            except ModuleNotFoundError as error:
+                raise SettingsError(
+                    f"EXPORT_TRACES_ENABLED=true: {error.name} is not installed; install export-service[otel]"
+                ) from None
+            traces = await stack.enter_async_context(open_traces(names))
+            publisher, callbacks, traced = traces.publisher(publisher), traces.callback(callbacks), traces.step
+        return cls(settings, names, publisher, metrics, table, callbacks, sources, destinations, queue, fetchers, log, traced)

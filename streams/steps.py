@@ -5,7 +5,7 @@ finishes it later (download), or runs beside its neighbours (`concurrent`: plan,
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ class Incoming(NamedTuple):
     timestamp: datetime
     key: bytes | None
     value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
 
     def __str__(self) -> str:
         return f"{self.place.topic}:{self.place.partition}:{self.offset}"
@@ -60,7 +61,7 @@ def step_agent(
                     entry = await admit(place, record.offset)
                     if entry is not None:
                         at = from_millis(record.timestamp)
-                        await handle(Incoming(place, record.offset, at, record.key, record.value), entry)
+                        await handle(Incoming(place, record.offset, at, record.key, record.value, record.headers), entry)
                     if number % _TURN == 0:
                         await asyncio.sleep(0)
         except Exception as error:

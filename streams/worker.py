@@ -202,7 +202,7 @@ def _plan(parts: Parts, fatal: Fatal) -> StartStop:
     role, pacer = FaustRole(settings, "plan", fatal, parts.metrics), Pacer(parts.log)
     lists = FileLists(parts.sources, parts.table, settings.plan.max_files, parts.log, settings.download.allowed_urls)
     planner = Planner(lists, parts.table, parts.publisher, names, pacer, settings.worker.state_dir / role.name, parts.log)
-    role.consume(names.requests, plan(planner, parts.dead_letters), concurrency=settings.worker.ack_window)
+    role.consume(names.requests, parts.traced(plan(planner, parts.dead_letters)), concurrency=settings.worker.ack_window)
 
     async def drain(seconds: float) -> None:
         # Most plans are short; the others are for the next owner.
@@ -239,8 +239,9 @@ def _download(parts: Parts, fatal: Fatal) -> StartStop:
         parts.topics,
         parts.log,
         settings,
+        parts.settings.log.tasks,
     )
-    role.consume(parts.topics.tasks, downloader.handle)
+    role.consume(parts.topics.tasks, parts.traced(downloader.handle))
     role.drain_with(downloader.drain)
 
     def read() -> dict[int, int]:
@@ -303,7 +304,7 @@ def _tally(parts: Parts, fatal: Fatal) -> StartStop:
     every = timedelta(seconds=parts.settings.tally.snapshot_seconds)
     together = Together(flush, role.window, role.app.owns)
     handle = tally(Jobs(jobs), Shards(shards), together, publisher, parts.dead_letters, names, every)
-    role.consume(names.results, handle)
+    role.consume(names.results, parts.traced(handle))
     writing: list[asyncio.Task[None]] = []
 
     async def start() -> None:
@@ -323,7 +324,7 @@ def _callback(parts: Parts, fatal: Fatal) -> StartStop:
     reader = ResultsReader(parts.settings, parts.topics.results.name)
     reporter = Reporter(reader.read, parts.destinations)
     handle = callback(answerer, reporter, parts.publisher, parts.dead_letters, parts.topics, parts.log)
-    role.consume(parts.topics.completions, handle, concurrency=parts.settings.worker.ack_window)
+    role.consume(parts.topics.completions, parts.traced(handle), concurrency=parts.settings.worker.ack_window)
 
     async def stop() -> None:
         await role.stop()
@@ -335,7 +336,7 @@ def _callback(parts: Parts, fatal: Fatal) -> StartStop:
 def _snapshot(parts: Parts, fatal: Fatal) -> StartStop:
     role = FaustRole(parts.settings, "snapshot", fatal, parts.metrics)
     handle = snapshot(parts.table, parts.dead_letters, parts.log)
-    role.consume(parts.topics.snapshots, handle, concurrency=parts.settings.worker.ack_window)
+    role.consume(parts.topics.snapshots, parts.traced(handle), concurrency=parts.settings.worker.ack_window)
     return role.start, role.stop
 
 
