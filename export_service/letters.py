@@ -85,10 +85,14 @@ class Kept:
     @property
     def state(self) -> State:
         ended = {action.id for action in self.actions if action.stage != "begun"}
-        if any(action.id not in ended for action in self.actions):
-            return "redriving"
-        done = [action for action in self.actions if action.stage == "done"]
-        return _DONE[done[-1].action] if done else "open"
+        state: State = "open"
+        for action in self.actions:
+            # What was begun and not confirmed counts until somebody has dealt with the letter again.
+            if action.stage == "done":
+                state = _DONE[action.action]
+            elif action.id not in ended:
+                state = "redriving"
+        return state
 
     def is_of(self, action: OperatorAction) -> bool:
         return action.action in _DONE and action.subject == self.id and action.of == self.at

@@ -10,6 +10,7 @@ from export_service.failures import ExportError
 from export_service.history.compare import recorded_ends
 from export_service.history.records import SLACK_MS, begun, body, subject, surely_first
 from export_service.history.selection import Selection
+from export_service.jobs import job_of
 from export_service.messages import JobSnapshot, from_millis, iso_millis
 from export_service.settings import Settings
 from export_service.verify.evidence import Bounds, Raw
@@ -106,10 +107,11 @@ async def scan(
 
 async def _fold(found: Scan, raw: Raw) -> None:
     said = body(raw)
-    job_id = (raw.key or b"").decode(errors="replace")
     if said is not None and said.get("type") == "JobRebuilt":
-        found.rebuilt.add(job_id)
-    elif await found.refold.apply(raw) is not None:
+        found.rebuilt.add(str(said.get("jobId")))
+    elif (moved := await found.refold.apply(raw)) is not None:
+        # Not the key's, which a stranger's record may have wrong.
+        job_id = job_of(moved.event)
         found.first.setdefault(job_id, raw)
         found.last[job_id] = raw
 

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from datetime import datetime
 
 from export_service.failures import ExportError
-from export_service.history.records import SLACK_MS, JobRecords, Reading, begun, body, subject, surely_first
+from export_service.history.records import SLACK_MS, JobRecords, Reading, asked_at, begun, surely_first
 from export_service.messages import JobSnapshot
 from export_service.settings import Settings
 from export_service.verify.evidence import Bounds, Raw
@@ -102,9 +102,8 @@ class _Reader:
     def began(self) -> int | None:
         """When the job did, ms. None: not known."""
         for raw in self.records["results"]:
-            asked = subject(body(raw) or {}).get("requestedAt")
-            if isinstance(asked, str):
-                return min(raw.timestamp, _millis(datetime.fromisoformat(asked)))
+            if (asked := asked_at(raw)) is not None:
+                return min(raw.timestamp, asked)
         return None
 
     async def others(self, topic: str, bounds: dict[tuple[str, int], Bounds], since: int | None) -> None:

@@ -1,10 +1,10 @@
 """What the roles of a worker share: connections, opened in one place and closed in the reverse order."""
 
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from connectors.aws import Clients
 from connectors.destinations import StoreDestinations
@@ -15,18 +15,30 @@ from connectors.sqs import open_queue
 from connectors.step_functions import StepFunctionsCallback
 from connectors.stores import open_stores
 from export_service.failures import SettingsError
-from export_service.metrics import Metrics
 from export_service.ports import Publisher, TaskCallback
 from export_service.settings import Settings
 from streams.dead_letters import DeadLetters
-from streams.steps import Handle
-from streams.topics import Topics
+from streams.observed import Observed
+from streams.steps import Handle, HandleMany
+from streams.topics import Topics, short_names
 
-Traced = Callable[[Handle], Handle]
+
+class Tracing(Protocol):
+    """What `streams/traces.py` puts around a step."""
+
+    def step(self, handle: Handle) -> Handle: ...
+
+    def steps(self, handle: HandleMany) -> HandleMany: ...
 
 
-def untraced(handle: Handle) -> Handle:
-    return handle
+class Untraced:
+    """Nothing is put around it."""
+
+    def step(self, handle: Handle) -> Handle:
+        return handle
+
+    def steps(self, handle: HandleMany) -> HandleMany:
+        return handle
 
 
 class Parts:
@@ -37,7 +49,7 @@ class Parts:
         settings: Settings,
         names: Topics,
         publisher: Publisher,
-        metrics: Metrics,
+        observed: Observed,
         table: DynamoTable,
         step_functions: TaskCallback,
         sources: Sources,
@@ -45,13 +57,16 @@ class Parts:
         queue: Any,
         fetchers: Sequence[socket.socket],
         log: Any,
-        traced: Traced,
+        traces: Tracing,
     ) -> None:
         self.settings, self.topics, self.publisher, self.table = settings, names, publisher, table
-        self.metrics, self.fetchers = metrics, fetchers
+        self.observed, self.metrics, self.fetchers = observed, observed.metrics, fetchers
         self.step_functions, self.sources, self.destinations, self.queue = step_functions, sources, destinations, queue
-        self.log, self.clock, self.traced = log, SystemClock(), traced
-        self.dead_letters = DeadLetters(publisher, names.dead_letters.name, self.clock)
+        self.log, self.clock, self.traces = log, SystemClock(), traces
+        short = {spec.name: name for name, spec in short_names(names).items()}
+        self.dead_letters = DeadLetters(
+            publisher, names.dead_letters.name, self.clock, lambda topic: self.metrics.dead_letters.labels(short[topic]).inc()
+        )
 
     @classmethod
     async def open(
@@ -60,7 +75,7 @@ class Parts:
         roles: Collection[str],
         names: Topics,
         publisher: Publisher,
-        metrics: Metrics,
+        observed: Observed,
         fetchers: Sequence[socket.socket],
         stack: AsyncExitStack,
         log: Any,
@@ -78,7 +93,7 @@ class Parts:
         sources, destinations = await open_stores(settings, clients, s3, stack)
         table = DynamoTable(dynamodb, settings.table.name, timedelta(days=settings.table.ttl_days))
         callbacks: TaskCallback = StepFunctionsCallback(sfn)
-        traced: Traced = untraced
+        tracing: Tracing = Untraced()
         if settings.traces.enabled:
             try:
                 from streams.traces import open_traces
@@ -86,6 +101,6 @@ class Parts:
                 raise SettingsError(
                     f"EXPORT_TRACES_ENABLED=true: {error.name} is not installed; install export-service[otel]"
                 ) from None
-            traces = await stack.enter_async_context(open_traces(names))
-            publisher, callbacks, traced = traces.publisher(publisher), traces.callback(callbacks), traces.step
-        return cls(settings, names, publisher, metrics, table, callbacks, sources, destinations, queue, fetchers, log, traced)
+            tracing = traces = await stack.enter_async_context(open_traces(names))
+            publisher, callbacks = traces.publisher(publisher), traces.callback(callbacks)
+        return cls(settings, names, publisher, observed, table, callbacks, sources, destinations, queue, fetchers, log, tracing)

@@ -59,7 +59,8 @@ async def plan_rebuild(
         elif scan.moving(job_id):
             planned.append(Action(job_id, state.attempt, False, f"the tally has not counted {scan.last[job_id].place} yet"))
         else:
-            planned.append(actions.rebuild(job_id, state, shards, changelog, items.get(job_id), rebuilt=rebuilt))
+            end = scan.bounds["results", scan.last[job_id].partition].end
+            planned.append(actions.rebuild(job_id, state, shards, changelog, items.get(job_id), rebuilt=rebuilt, end=end))
     return planned
 
 
@@ -127,12 +128,12 @@ class Replay:
         await publish(self._publisher, self._settings, [ended(whole, sent=self.sent, passedOver=self.passed_over)])
 
     async def _rebuild(self, action: Action) -> Replayed:
-        job_id, through = action.job_id, self._scan.last[action.job_id].offset
+        job_id = action.job_id
         looked_at = self._read_to[self._scan.last[job_id].partition]
         for _ in range(_AGAIN):
             state = self._scan.refold.state(job_id)
             assert state is not None
-            record = JobRebuilt.of(job_id, state, self._scan.refold.shards(job_id, state), through, self._run).to_bytes()
+            record = JobRebuilt.of(job_id, state, self._scan.refold.shards(job_id, state), looked_at - 1, self._run).to_bytes()
             if len(record) > MAX_RECORD_BYTES * 9 // 10:
                 return Replayed(
                     job_id, action.attempt, None, f"its entries have {len(record):,} bytes, more than one record may have"
@@ -143,10 +144,9 @@ class Replay:
             looked_at = sent.offset + 1
             if not newer:
                 return Replayed(job_id, action.attempt, f"results:{sent.partition}:{sent.offset}")
-            # They came before our record and are not in it: what it says is of an earlier moment.
-            through = newer[-1].offset
+            # They came before our record and are not in it: the tally passes it over.
             await self._scan.refold.all(newer)
-        raise ExportError(f"job {job_id} moves too quickly to be put back; try again later, it is as it was {_AGAIN} records ago")
+        raise ExportError(f"job {job_id} moves too quickly to be put back; nothing of it was changed, try again later")
 
     async def _between(self, job_id: str, span: Span) -> list[Raw]:
         """The job's events there."""

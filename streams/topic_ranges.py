@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack
-from dataclasses import fields
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -19,7 +18,7 @@ from export_service.failures import Unavailable
 from export_service.settings import Settings
 from export_service.verify.evidence import READERS, Bounds, Raw
 from streams.kafka_client import connection, unreachable
-from streams.topics import Topics, TopicSpec, declare, topics
+from streams.topics import declare, short_names, topics
 
 SMALL_FETCH = 64 * 1024
 """Bytes asked for at a time: what is fetched beyond the end of a range is at most one such portion."""
@@ -37,10 +36,6 @@ class Span(NamedTuple):
     partition: int
     first: int
     end: int
-
-
-def short_names(names: Topics) -> dict[str, TopicSpec]:
-    return {field.name.replace("_", "-"): getattr(names, field.name) for field in fields(names)}
 
 
 def silent(_what: str, _done: int, _total: int) -> None:

@@ -71,6 +71,11 @@ class Topics:
         return tuple(getattr(self, spec.name) for spec in fields(self))
 
 
+def short_names(names: Topics) -> dict[str, TopicSpec]:
+    """`requests`, …, `jobs-changelog`: what a topic is called whatever its prefix."""
+    return {field.name.replace("_", "-"): getattr(names, field.name) for field in fields(names)}
+
+
 def topics(settings: Settings) -> Topics:
     p, d = settings.topics.partitions, settings.topics.task_partitions
 

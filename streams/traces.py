@@ -10,8 +10,10 @@ import asyncio
 import os
 import re
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 from opentelemetry.context import Context
@@ -26,7 +28,7 @@ from export_service.carried import Carrying, carried
 from export_service.failures import CallbackError
 from export_service.ports import Publisher, TaskCallback
 from streams.ack_window import Entry
-from streams.steps import Handle, Incoming
+from streams.steps import Handle, HandleMany, Incoming, Taken
 from streams.topics import Topics
 
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -34,6 +36,7 @@ _XRAY = re.compile(r"Root=1-([0-9a-f]{8})-([0-9a-f]{24});Parent=([0-9a-f]{16})(?
 """`AWSTraceHeader`, which Step Functions gives its messages when X-Ray is on."""
 _LINKS, _JOBS = 128, 10_000
 """Most links of a span, as in OpenTelemetry; and jobs whose links are remembered. The newest of each."""
+_NO_JOBS: Mapping[bytes | None, Mapping[str, bytes]] = MappingProxyType({})
 _SEND_SECONDS = 3.0
 """For the last spans, at the end."""
 
@@ -57,6 +60,7 @@ def headers_of(span: Span) -> Mapping[str, bytes]:
 class Traces:
     def __init__(self, tracer: Tracer, names: Topics) -> None:
         self._tracer, self._names = tracer, names
+        self._jobs: ContextVar[Mapping[bytes | None, Mapping[str, bytes]]] = ContextVar("jobs", default=_NO_JOBS)
         self._met: OrderedDict[bytes, deque[SpanContext]] = OrderedDict()
         """Job -> the newest results of it that were counted here."""
 
@@ -64,28 +68,48 @@ class Traces:
         """The same step, with a span for each record that is part of a trace."""
 
         async def traced(record: Incoming, entry: Entry) -> None:
-            context = parent(record.headers)
-            if context is None:
-                return await handle(record, entry)
-            if record.place.topic == self._names.results.name and record.key is not None:
-                self._meet(record.key, get_current_span(context).get_span_context())
-            attributes = _attributes(record.place.topic, record.key) | {
-                "messaging.destination.partition.id": str(record.place.partition),
-                "messaging.kafka.offset": record.offset,
-            }
-            span = self._tracer.start_span(f"process {record.place.topic}", context, SpanKind.CONSUMER, attributes)
-            # Not when `handle` returns: a batch of downloads is then about to begin.
-            entry.when_done(span.end)
-            with Carrying(headers_of(span)):
+            with Carrying(self._begin(record, entry)):
                 return await handle(record, entry)
 
         return traced
+
+    def steps(self, handle: HandleMany) -> HandleMany:
+        """The same. What is sent for a job goes on from the last of the job's records."""
+
+        async def traced(taken: Sequence[Taken]) -> None:
+            jobs = {record.key: headers for record, entry in taken if (headers := self._begin(record, entry))}
+            token = self._jobs.set(jobs)
+            try:
+                return await handle(taken)
+            finally:
+                self._jobs.reset(token)
+
+        return traced
+
+    def _begin(self, record: Incoming, entry: Entry) -> Mapping[str, bytes] | None:
+        """Headers of its span, None if it is in no trace."""
+        context = parent(record.headers)
+        if context is None:
+            return None
+        if record.place.topic == self._names.results.name and record.key is not None:
+            self._meet(record.key, get_current_span(context).get_span_context())
+        attributes = _attributes(record.place.topic, record.key) | {
+            "messaging.destination.partition.id": str(record.place.partition),
+            "messaging.kafka.offset": record.offset,
+        }
+        span = self._tracer.start_span(f"process {record.place.topic}", context, SpanKind.CONSUMER, attributes)
+        # Not when `handle` returns: a batch of downloads is then about to begin.
+        entry.when_done(span.end)
+        return headers_of(span)
 
     def publisher(self, publisher: Publisher) -> Publisher:
         return _TracedPublisher(publisher, self)
 
     def callback(self, callback: TaskCallback) -> TaskCallback:
         return _TracedCallback(callback, self._tracer)
+
+    def carried(self, key: bytes | None) -> Mapping[str, bytes] | None:
+        return carried() or self._jobs.get().get(key)
 
     def begin_sending(self, topic: str, key: bytes | None, headers: Mapping[str, bytes]) -> Span | None:
         """A span for what begins or gathers a trace."""
@@ -115,7 +139,7 @@ class _TracedPublisher:
         partition: int | None = None,
         headers: Mapping[str, bytes] | None = None,
     ) -> "asyncio.Future[Any]":
-        headers = headers or carried()
+        headers = headers or self._traces.carried(key)
         span = self._traces.begin_sending(topic, key, headers or {})
         if span is None:
             return await self._publisher.send(topic, key, value, partition=partition, headers=headers)

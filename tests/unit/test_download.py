@@ -44,7 +44,7 @@ class Bench:
             NAMES,
             structlog.get_logger(),
             load(download={"concurrency": 4, "publish_seconds": publish_seconds}).download,
-            lines,
+            lines=lines,
         )
         self.downloader.start(self.errors.append)
 

@@ -11,9 +11,10 @@ from agents.refold import Refold
 from export_service.cli.explain import as_text
 from export_service.failures import ExportError
 from export_service.history import actions, file
+from export_service.history.compare import recorded_ends
 from export_service.history.explanation import Explanation, explain
 from export_service.history.moves import Counted, grouped
-from export_service.history.records import JobRecords, Reading
+from export_service.history.records import JobRecords, Reading, begun
 from export_service.history.selection import Selection, parse_offsets
 from export_service.jobs import JobState
 from export_service.messages import (
@@ -221,7 +222,7 @@ async def test_what_is_not_what_the_events_say_is_rebuilt() -> None:
     item = of("j", state)
 
     def rebuild(changelog: dict[bytes, Raw], item: JobSnapshot | None, *, rebuilt: bool = False) -> list[tuple[str, Any, Any]]:
-        action = actions.rebuild("j", state, shards, changelog, item, rebuilt=rebuilt)
+        action = actions.rebuild("j", state, shards, changelog, item, rebuilt=rebuilt, end=100)
         assert action.do is bool(action.differences)
         return [(each.field, each.found, each.fold) for each in action.differences]
 
@@ -237,6 +238,8 @@ async def test_what_is_not_what_the_events_say_is_rebuilt() -> None:
     later = entry._replace(value=state.but(offset=99).to_bytes())
     assert rebuild(right | {b"j": later}, item.but(version=100), rebuilt=True) == []
     assert rebuild(right | {b"j": later}, item.but(version=100)) == [("offset", 99, state.offset)]
+    moved = actions.rebuild("j", state, shards, {b"j": later}, item, rebuilt=False, end=99)
+    assert (moved.do, "has moved since" in moved.why) == (False, True), "the changelog was read after the events"
     assert rebuild(right | {b"j/0": shard._replace(value=b"\x02")}, item)[0][0] == "shard 1.0"
 
 
@@ -287,3 +290,12 @@ def test_a_file_has_no_secrets_and_of_compacted_topics_the_newest() -> None:
     assert (header["history"], header["jobId"]) == (1, "j")
     kept = [json.loads(line) for line in lines[1:]]
     assert [each["value"]["version"] for each in kept if each["topic"] == "snapshots"] == [2]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"job": {"requestedAt": "soon"}}, {"request": "x"}, {"job": [1]}, {"attempt": "two", "requestedAt": "2025-01-15T10:30:00Z"}],
+)
+def test_a_record_that_no_step_could_read_says_nothing_of_where_a_job_begins(said: dict[str, Any]) -> None:
+    assert begun(Raw("results", 0, 0, START, b"j", json.dumps(said).encode())) is None
+    assert set(recorded_ends([Raw("completions", 0, 0, START, b"j", json.dumps(said).encode())])) <= {("None", 1)}

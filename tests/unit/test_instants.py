@@ -24,7 +24,7 @@ def test_times(text: str, when: datetime) -> None:
     assert parse_instant(text, NOW) == when
 
 
-@pytest.mark.parametrize("text", ["yesterday", "", "-2h", "99999999999d", "9" * 400 + "d"])
+@pytest.mark.parametrize("text", ["yesterday", "", "-2h", "99999999999d", "9" * 400 + "d", "0001-01-01T00:00:00+14:00"])
 def test_what_is_no_time_says_so(text: str) -> None:
     with pytest.raises(ValueError, match=r"is no time: write 2025-01-15T10:30:00Z"):
         parse_instant(text, NOW)

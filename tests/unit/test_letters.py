@@ -73,6 +73,10 @@ def test_the_state_is_the_last_action_that_was_done_to_this_very_letter() -> Non
         assert replace(letter, actions=actions).state == state
     assert replace(letter, actions=[begun, action("redrive", "dropped")]).state == "open"
     assert replace(letter, actions=[begun, done, action("redrive", "begun", id_="2")]).state == "redriving"
+    # One that broke off, and was dealt with afterwards.
+    assert replace(letter, actions=[begun, action("discard", "done", id_="2")]).state == "discarded"
+    sent_again = [action("redrive", stage, id_="2") for stage in ("begun", "done")]
+    assert replace(letter, actions=[begun, *sent_again]).state == "redriven"
     assert letter.is_of(begun)
     assert not letter.is_of(action("redrive", "done", of=AT - timedelta(days=1))), "the topic was made again: another letter's"
     assert not letter.is_of(action("rewind", "done"))

@@ -1,6 +1,7 @@
 """What a trace is read from, how much of it is remembered, and that nothing is there while it is off."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from export_service.carried import carried
 from export_service.failures import CallbackThrottled
 from export_service.settings import load
 from streams.ack_window import AckWindow, Entry, Place
-from streams.steps import Incoming
+from streams.steps import Incoming, Taken
 from streams.topics import topics
 from streams.traces import Traces, parent
 from tests.waiting import until
@@ -121,18 +122,22 @@ async def test_a_completion_has_links_to_the_results_that_met_in_it_and_they_are
     place, window, publisher = Place(NAMES.results.name, 0), window_of(1000), MemoryPublisher()
     traced = traces.publisher(publisher)
 
-    async def handle(record: Incoming, entry: Entry) -> None:
-        if record.offset >= 199:
-            await traced.send(NAMES.completions.name, record.key, b"{}")
-        entry.done()
+    async def handle(taken: Sequence[Taken]) -> None:
+        for record, entry in taken:
+            if record.offset >= 199:
+                await traced.send(NAMES.completions.name, record.key, b"{}")
+            entry.done()
 
     for offset in range(201):
         headers = [("traceparent", f"00-{TRACE}-{offset + 1:016x}-01".encode())]
-        await traces.step(handle)(incoming(place, offset, headers), await entry(window, place, offset))
+        await traces.steps(handle)([Taken(incoming(place, offset, headers), await entry(window, place, offset))])
     await until(lambda: len(spans.get_finished_spans()) == 203)
     first, second = [span for span in spans.get_finished_spans() if span.name.startswith("send")]
     assert [link.context.span_id for link in first.links] == list(range(73, 201)), "the newest 128"
     assert [link.context.span_id for link in second.links] == [201]
+    counted = {span.context.span_id for span in spans.get_finished_spans() if span.context and span.name.startswith("process")}
+    assert first.parent is not None
+    assert first.parent.span_id in counted
 
 
 async def test_a_failed_call_says_its_error_and_no_more(traces: Traces, spans: InMemorySpanExporter) -> None:
