@@ -34,16 +34,17 @@ from streams.topics import Topics
 _PROPAGATOR = TraceContextTextMapPropagator()
 _XRAY = re.compile(r"Root=1-([0-9a-f]{8})-([0-9a-f]{24});Parent=([0-9a-f]{16})(?:;Sampled=([01]))?")
 """`AWSTraceHeader`, which Step Functions gives its messages when X-Ray is on."""
-_LINKS, _JOBS = 128, 10_000
+_HEADERS = ("traceparent", "tracestate", "AWSTraceHeader")
+_LINKS, _JOBS = 128, 1000
 """Most links of a span, as in OpenTelemetry; and jobs whose links are remembered. The newest of each."""
 _NO_JOBS: Mapping[bytes | None, Mapping[str, bytes]] = MappingProxyType({})
 _SEND_SECONDS = 3.0
 """For the last spans, at the end."""
 
 
-def parent(headers: Iterable[tuple[str, bytes]]) -> Context | None:
+def parent(headers: Iterable[tuple[str, bytes | None]]) -> Context | None:
     """The trace that headers name, None if they name none."""
-    text = {name: value.decode("latin-1") for name, value in headers if name in ("traceparent", "tracestate", "AWSTraceHeader")}
+    text = {name: value.decode("latin-1") for name, value in headers if name in _HEADERS and value is not None}
     if "traceparent" not in text and (seen := _XRAY.match(text.get("AWSTraceHeader", ""))):
         start, rest, span, sampled = seen.groups()
         text["traceparent"] = f"00-{start}{rest}-{span}-0{sampled or 0}"

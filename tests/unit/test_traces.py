@@ -72,8 +72,8 @@ def test_a_trace_is_read_from_either_header(name: str, value: str, sampled: bool
     assert (f"{span.trace_id:032x}", f"{span.span_id:016x}", span.trace_flags.sampled) == (TRACE, SPAN, sampled)
 
 
-@pytest.mark.parametrize("value", [b"", b"00-xyz-01", b"\xff\xfe", b"00-" + b"0" * 32 + b"-" + b"0" * 16 + b"-01"])
-def test_nonsense_is_no_trace(value: bytes) -> None:
+@pytest.mark.parametrize("value", [None, b"", b"00-xyz-01", b"\xff\xfe", b"00-" + b"0" * 32 + b"-" + b"0" * 16 + b"-01"])
+def test_nonsense_is_no_trace(value: bytes | None) -> None:
     assert parent([("traceparent", value), ("AWSTraceHeader", value)]) is None
 
 
