@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from agents.cancelled import Cancelled
 from export_service import metric_names as names
 from export_service.backoff import until_available
-from export_service.carried import carried
+from export_service.carried import Carrying, carried
 from export_service.download_counts import DownloadCounts
 from export_service.fair_queue import FairQueue
 from export_service.hosts import Hosts, host_of
@@ -271,24 +271,26 @@ class Downloader:
         self.ended += 1
         self._counts.add(host, ended)
         if self._lines and crc32(f"{batch.batch.job_id}:{ended.index}".encode()) < self._lines:
-            self._say(batch.batch.job_id, ended)
+            self._say(batch, ended)
         batch.unpublished.append(ended)
         batch.left.discard(ended.index)
         if not batch.left and batch in self._open:
             self._publish_with(self._finish(batch))
 
-    def _say(self, job_id: str, ended: TaskResult) -> None:
+    def _say(self, batch: _Batch, ended: TaskResult) -> None:
         failed = {"error": ended.error, "cause": ended.message} if ended.error else {}
-        self._log.info(
-            "Task ended",
-            jobId=job_id,
-            task=ended.index,
-            outcome=ended.outcome,
-            bytes=ended.bytes,
-            attempts=ended.attempts,
-            durationMs=ended.duration_ms,
-            **failed,
-        )
+        # It may have ended in the context of another batch.
+        with Carrying(batch.headers):
+            self._log.info(
+                "Task ended",
+                jobId=batch.batch.job_id,
+                task=ended.index,
+                outcome=ended.outcome,
+                bytes=ended.bytes,
+                attempts=ended.attempts,
+                durationMs=ended.duration_ms,
+                **failed,
+            )
 
     def _is_cancelled(self, batch: _Batch) -> bool:
         return self._cancelled.covers(batch.batch.job_id, batch.batch.attempt)

@@ -15,6 +15,8 @@ from itertools import islice
 from traceback import extract_tb
 from typing import Any, TypeVar
 
+import structlog
+
 from export_service import metric_names as names
 from export_service.backoff import pauses
 from export_service.callbacks import failure
@@ -144,6 +146,7 @@ class Intake:
                 else:
                     parsed = parse(message.body, self._policy)
                     token = parsed.token
+                    structlog.contextvars.bind_contextvars(jobId=parsed.job_id)
                     await self._until_available(lambda: self._request(message, parsed))
             except RequestRejected as rejected:
                 await self._reject(message, rejected, token or rejected.token)

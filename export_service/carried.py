@@ -11,6 +11,12 @@ def carried() -> Mapping[str, bytes] | None:
     return _HEADERS.get()
 
 
+def trace_id() -> str | None:
+    """As hexadecimal digits."""
+    parent = (carried() or {}).get("traceparent")
+    return parent[3:35].decode() if parent else None
+
+
 class Carrying:
     """`with Carrying(headers):` what is sent meanwhile has them."""
 

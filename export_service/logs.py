@@ -13,6 +13,7 @@ from typing import Any, Literal
 import structlog
 from structlog.typing import Processor
 
+from export_service.carried import trace_id
 from export_service.redaction import redact, value_without_secrets
 
 _TOKENS = ("token", "taskToken", "task_token")
@@ -59,11 +60,19 @@ def hide_secrets(_: object, __: str, event: MutableMapping[str, Any]) -> Mutable
     return event
 
 
+def name_trace(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """`traceId` of the record that the line is written for, while traces are on."""
+    if trace := trace_id():
+        event.setdefault("traceId", trace)
+    return event
+
+
 def configure(level: str, form: Literal["auto", "json", "console"], **bound: str) -> None:
     """Set up structlog and the standard library's logging for this process. `bound` goes into every line."""
     console = form == "console" or (form == "auto" and sys.stdout.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        name_trace,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
     ]

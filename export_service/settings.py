@@ -207,7 +207,7 @@ class Traces(Group):
 class Log(Group):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Annotated[Literal["auto", "json", "console"], Field(description="auto: console on a TTY, else json")] = "auto"
-    tasks: Annotated[
+    task_share: Annotated[
         float, Field(ge=0, le=1, description="share of tasks that have a line each when they end; 0: none, 1: all")
     ] = 0
 

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import structlog
+
 from export_service.messages import from_millis
 from streams.ack_window import AckWindow, Entry, Place, SkippedRecord
 from streams.rereads import Rereads
@@ -150,6 +152,8 @@ class Concurrent:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, record: Incoming, entry: Entry) -> None:
+        # Of this task alone: whatever writes a line for the record, a library too, says whose it is.
+        structlog.contextvars.bind_contextvars(jobId=(record.key or b"").decode("utf-8", "replace"))
         try:
             await self._handle(record, entry)
         except Exception as error:

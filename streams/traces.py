@@ -8,7 +8,7 @@ are OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMP
 
 import asyncio
 import os
-import re
+import threading
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,38 +18,52 @@ from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, Tracer, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from export_service.carried import Carrying, carried
-from export_service.failures import CallbackError
+from export_service.failures import CallbackError, SettingsError
 from export_service.ports import Publisher, TaskCallback
 from streams.ack_window import Entry
 from streams.steps import Handle, HandleMany, Incoming, Taken
 from streams.topics import Topics
 
 _PROPAGATOR = TraceContextTextMapPropagator()
-_XRAY = re.compile(r"Root=1-([0-9a-f]{8})-([0-9a-f]{24});Parent=([0-9a-f]{16})(?:;Sampled=([01]))?")
-"""`AWSTraceHeader`, which Step Functions gives its messages when X-Ray is on."""
 _HEADERS = ("traceparent", "tracestate", "AWSTraceHeader")
+_STATE_BYTES = 512
+"""Of a `tracestate`, which each record carries on. What is longer is left out, as W3C allows."""
 _LINKS, _JOBS = 128, 1000
 """Most links of a span, as in OpenTelemetry; and jobs whose links are remembered. The newest of each."""
 _NO_JOBS: Mapping[bytes | None, Mapping[str, bytes]] = MappingProxyType({})
 _SEND_SECONDS = 3.0
 """For the last spans, at the end."""
+_SPOKEN = {
+    "OTEL_TRACES_EXPORTER": "otlp",
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+}
+"""Of OpenTelemetry's variables, those that we know one value of only."""
 
 
 def parent(headers: Iterable[tuple[str, bytes | None]]) -> Context | None:
     """The trace that headers name, None if they name none."""
     text = {name: value.decode("latin-1") for name, value in headers if name in _HEADERS and value is not None}
-    if "traceparent" not in text and (seen := _XRAY.match(text.get("AWSTraceHeader", ""))):
-        start, rest, span, sampled = seen.groups()
-        text["traceparent"] = f"00-{start}{rest}-{span}-0{sampled or 0}"
+    if "traceparent" not in text and "AWSTraceHeader" in text:
+        text["traceparent"] = _from_xray(text["AWSTraceHeader"])
+    if len(text.get("tracestate", "")) > _STATE_BYTES:
+        del text["tracestate"]
     context = _PROPAGATOR.extract(text)
     return context if get_current_span(context).get_span_context().is_valid else None
+
+
+def _from_xray(header: str) -> str:
+    """The same as a traceparent. Step Functions gives its messages such a header when X-Ray is on. What it does not say makes no trace."""
+    fields = dict(field.strip().partition("=")[::2] for field in header.split(";"))
+    trace = fields.get("Root", "").removeprefix("1-").replace("-", "")
+    return f"00-{trace}-{fields.get('Parent')}-0{int(fields.get('Sampled') == '1')}"
 
 
 def headers_of(span: Span) -> Mapping[str, bytes]:
@@ -87,11 +101,11 @@ class Traces:
 
         return traced
 
-    def _begin(self, record: Incoming, entry: Entry) -> Mapping[str, bytes] | None:
-        """Headers of its span, None if it is in no trace."""
+    def _begin(self, record: Incoming, entry: Entry) -> Mapping[str, bytes]:
+        """Headers of its span, none if it is in no trace."""
         context = parent(record.headers)
         if context is None:
-            return None
+            return {}
         if record.place.topic == self._names.results.name and record.key is not None:
             self._meet(record.key, get_current_span(context).get_span_context())
         attributes = _attributes(record.place.topic, record.key) | {
@@ -121,6 +135,8 @@ class Traces:
         return self._tracer.start_span(f"send {topic}", parent(headers.items()), SpanKind.PRODUCER, _attributes(topic, key), kept)
 
     def _meet(self, job: bytes, context: SpanContext) -> None:
+        if not context.trace_flags.sampled:
+            return  # nobody keeps what the link would lead to
         self._met.setdefault(job, deque(maxlen=_LINKS)).append(context)
         self._met.move_to_end(job)
         if len(self._met) > _JOBS:
@@ -140,7 +156,7 @@ class _TracedPublisher:
         partition: int | None = None,
         headers: Mapping[str, bytes] | None = None,
     ) -> "asyncio.Future[Any]":
-        headers = headers or self._traces.carried(key)
+        headers = self._traces.carried(key) if headers is None else headers
         span = self._traces.begin_sending(topic, key, headers or {})
         if span is None:
             return await self._publisher.send(topic, key, value, partition=partition, headers=headers)
@@ -182,12 +198,23 @@ def _attributes(topic: str, key: bytes | None) -> dict[str, str | int]:
 
 @asynccontextmanager
 async def open_traces(names: Topics) -> AsyncIterator[Traces]:
-    """Sends spans to where OTEL_EXPORTER_OTLP_ENDPOINT says, in the background; the last ones at the end."""
-    resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", "export-service")})
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    """Sends spans to where OTEL_EXPORTER_OTLP_ENDPOINT says, in the background; the last ones at the end.
+
+    Raises SettingsError.
+    """
+    for name, spoken in _SPOKEN.items():
+        if (value := os.environ.get(name) or spoken) != spoken:
+            raise SettingsError(f"{name}={value}: only {spoken} is spoken; unset it, or unset EXPORT_TRACES_ENABLED")
+    try:
+        service = OTELResourceDetector().detect().attributes.get("service.name", "export-service")
+        provider = TracerProvider(resource=Resource.create({"service.name": service}), shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    except ValueError as error:
+        raise SettingsError(f"OTEL_… variables: {error}") from None
     try:
         yield Traces(provider.get_tracer("export-service"), names)
     finally:
-        # A collector that is away must not hold up the end.
-        await asyncio.to_thread(provider.force_flush, int(_SEND_SECONDS * 1000))
+        # Its own limits of time are not kept (open-telemetry/opentelemetry-python#4568): a collector that is away would hold up the end.
+        sending = threading.Thread(target=provider.shutdown, daemon=True)
+        sending.start()
+        await asyncio.to_thread(sending.join, _SEND_SECONDS)

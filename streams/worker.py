@@ -252,7 +252,7 @@ def _download(parts: Parts, fatal: Fatal) -> StartStop:
         parts.log,
         settings,
         DownloadCounts(parts.settings.metrics.hosts),
-        parts.settings.log.tasks,
+        parts.settings.log.task_share,
     )
     parts.metrics.read(downloader.samples)
     role.consume(parts.topics.tasks, parts.traces.step(downloader.handle))

@@ -14,6 +14,7 @@ from export_service.devstack import aws
 from tests.e2e.conftest import World
 
 pytestmark = pytest.mark.e2e
+SECRET = "canary-0123456789abcdef"
 TRACE, SENDER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
@@ -22,11 +23,13 @@ class Collector:
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
+        self.bodies = b""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                outer.bodies += body
                 for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
                     for scope in resource.scope_spans:
                         outer.spans += scope.spans
@@ -61,8 +64,14 @@ def test_one_trace_from_the_message_to_the_answer(world: World, collector: Colle
     name = f"m-{uuid.uuid4().hex[:8]}"
     machine = world.machine.create_state_machine(name=name, definition=json.dumps(definition), roleArn=role)["stateMachineArn"]
     # More than a batch, so that several records of results meet in the tally.
-    world.catalog("many", [f"{number}.txt" for number in range(300)])
-    tracing = {"EXPORT_TRACES_ENABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "200"}
+    urls = [{"url": f"{world.files.base}/{number}.txt?X-Amz-Signature={SECRET}", "name": f"{number}.txt"} for number in range(300)]
+    world.put_catalog("many", "\n".join(map(json.dumps, urls)))
+    tracing = {
+        "EXPORT_TRACES_ENABLED": "true",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+        "EXPORT_LOG_TASK_SHARE": "1",
+    }
     world.worker(**tracing)
     execution, job = world.execute("many", machine=machine)
     assert world.finished(execution)["status"] == "SUCCEEDED"
@@ -89,8 +98,13 @@ def test_one_trace_from_the_message_to_the_answer(world: World, collector: Colle
     assert all(job in str(span.attributes) for span in collector.spans if span.name.startswith("process"))
     (request,) = [span for span in collector.spans if span.name == f"send {topic('requests')}"]
     assert request.parent_span_id.hex() == SENDER
-    (completion,) = [span for span in collector.spans if span.name == f"send {topic('completions')}"]
+    completion, *_ = [span for span in collector.spans if span.name == f"send {topic('completions')}"]
     assert len(completion.links) > 1
     downloads = {span.span_id for span in collector.spans if span.name == f"process {topic('tasks')}"}
     assert downloads & {link.span_id for link in completion.links}, "the downloads meet in the completion"
-    assert "taskToken" not in str(collector.spans)
+    assert len(downloads) < 300, "a span a record, not a file"
+    token = world.attempt(job, 1)["taskToken"]
+    assert len(token) > 20
+    assert all(secret.encode() not in collector.bodies for secret in (token, SECRET, "X-Amz-Signature"))
+    lines = {line["task"]: (line["jobId"], line["traceId"]) for line in world.logs() if line["msg"] == "Task ended"}
+    assert lines == dict.fromkeys(range(300), (job, TRACE))

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
+import pytest
 from aiokafka.protocol.group import HeartbeatRequest
+from aiokafka.structs import ConsumerRecord
 from faust.types import TP
 
+from export_service.messages import from_millis
 from streams.ack_window import AckWindow, Entry, Place
 from streams.bundles import BUNDLE, Bundle, BundleScheduler
 from streams.membership import Hearing
@@ -18,28 +20,27 @@ from tests.waiting import until
 HERE = TP("results", 0)
 
 
-@dataclass
-class Fetched:
-    """aiokafka's ConsumerRecord."""
-
-    offset: int
-    timestamp: int = 1_700_000_000_000
-    key: bytes | None = b"k"
-    value: bytes | None = b"v"
-    headers: tuple[tuple[str, bytes], ...] = ()
-
-
 class Tables:
     changelog_topics = frozenset({"changelog"})
 
 
+def fetched(offset: int, value: bytes = b"v", headers: Sequence[tuple[str, bytes]] = ()) -> Any:
+    """aiokafka's own, so that what a step reads of it is there, here as in a worker."""
+    return ConsumerRecord(*HERE, offset, 1_700_000_000_000, 0, b"k", value, None, 1, len(value), headers)
+
+
 def records(count: int) -> list[Any]:
-    return [Fetched(offset) for offset in range(count)]
+    return [fetched(offset) for offset in range(count)]
+
+
+def window_of(limit: int) -> AckWindow:
+    """An agent that fails waits for its worker to end, for ever; here the test fails."""
+    return AckWindow(limit, lambda error: pytest.fail(repr(error)))
 
 
 def test_partitions_take_turns_and_changelogs_come_one_by_one() -> None:
-    fetched = {HERE: records(BUNDLE + 5), TP("changelog", 0): records(2), TP("results", 1): records(3), TP("results", 2): []}
-    found = list(BundleScheduler(Tables()).iterate(fetched))
+    some = {HERE: records(BUNDLE + 5), TP("changelog", 0): records(2), TP("results", 1): records(3), TP("results", 2): []}
+    found = list(BundleScheduler(Tables()).iterate(some))
     assert [(tp, record.offset) for tp, record in found[:2]] == [(TP("changelog", 0), 0), (TP("changelog", 0), 1)]
     bundles = [(tp.partition, [record.offset for record in bundle]) for tp, bundle in found[2:]]
     assert bundles == [(0, list(range(BUNDLE))), (1, [0, 1, 2]), (0, list(range(BUNDLE, BUNDLE + 5)))]
@@ -61,7 +62,7 @@ class Stream:
 
 async def test_what_is_left_of_a_bundle_is_not_handled_in_the_next_generation() -> None:
     """It comes again, to its owner: ours would be handled on what may be another's partition by now."""
-    window = AckWindow(100, lambda _: None)
+    window = window_of(100)
     window.begin(Place(*HERE), 0)
     handled: list[int] = []
     generation = 1
@@ -81,7 +82,7 @@ async def test_what_is_left_of_a_bundle_is_not_handled_in_the_next_generation() 
 
 
 async def test_others_have_their_turn_while_a_bundle_is_handled() -> None:
-    window = AckWindow(1000, lambda _: None)
+    window = window_of(1000)
     window.begin(Place(*HERE), 0)
     turns: list[int] = []
 
@@ -102,7 +103,7 @@ async def test_others_have_their_turn_while_a_bundle_is_handled() -> None:
 
 
 async def test_a_step_that_takes_many_gets_them_in_order_and_no_more_than_the_window_holds_or_is_quickly_read() -> None:
-    window = AckWindow(5, lambda _: None)
+    window = window_of(5)
     window.begin(Place(*HERE), 0)
     given: list[list[int]] = []
 
@@ -112,14 +113,31 @@ async def test_a_step_that_takes_many_gets_them_in_order_and_no_more_than_the_wi
             entry.done()
 
     some = records(12)
-    some[3].value = b"x" * 600_000
+    some[3] = fetched(3, b"x" * 600_000)
     agent = step_agent(window, Rereads(None, window, holes=False, beside=False), handle, lambda _: True, Volume(), 10)
     await agent(Stream(Bundle.of(HERE, some, 1)))
     assert given == [[0, 1, 2, 3], [4, 5, 6, 7, 8], [9, 10, 11]]
 
 
+async def test_a_step_is_given_what_the_broker_had_with_its_headers() -> None:
+    window = window_of(5)
+    window.begin(Place(*HERE), 7)
+    given: list[Incoming] = []
+
+    async def handle(record: Incoming, entry: Entry) -> None:
+        given.append(record)
+        entry.done()
+
+    rereads = Rereads(None, window, holes=False, beside=False)
+    headers = (("traceparent", b"00-1-2-01"),)
+    await step_agent(window, rereads, one_by_one(handle), lambda _: True, Volume())(
+        Stream(Bundle.of(HERE, [fetched(7, b"v", headers)], 1))
+    )
+    assert given == [Incoming(Place(*HERE), 7, from_millis(1_700_000_000_000), b"k", b"v", headers)]
+
+
 async def test_what_was_taken_of_a_partition_that_went_away_while_a_later_record_waited_is_not_handled() -> None:
-    window = AckWindow(100, lambda _: None)
+    window = window_of(100)
     window.begin(Place(*HERE), 0)
     given: list[int] = []
 

@@ -1,24 +1,34 @@
 """What a trace is read from, how much of it is remembered, and that nothing is there while it is off."""
 
+import asyncio
+import socket
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import get_current_span
 
-from connectors.memory import MemoryPublisher, SystemClock
-from export_service.carried import carried
-from export_service.failures import CallbackThrottled
+from agents.download import Downloader
+from connectors.memory import MemoryLedger, MemoryPublisher, SystemClock
+from export_service.carried import carried, trace_id
+from export_service.failures import CallbackThrottled, SettingsError
+from export_service.messages import Outcome, Task, TaskBatch, TaskResult
 from export_service.settings import load
+from export_service.transfer import TransferTasks, result
 from streams.ack_window import AckWindow, Entry, Place
+from streams.dead_letters import DeadLetters
 from streams.steps import Incoming, Taken
 from streams.topics import topics
-from streams.traces import Traces, parent
+from streams.traces import Traces, open_traces, parent
+from tests.saying import said
 from tests.waiting import until
 
 NAMES = topics(load())
@@ -63,6 +73,12 @@ def incoming(place: Place, offset: int = 0, headers: Any = HEADERS) -> Incoming:
         ("traceparent", f"00-{TRACE}-{SPAN}-01", True),
         ("AWSTraceHeader", f"Root=1-{TRACE[:8]}-{TRACE[8:]};Parent={SPAN};Sampled=1", True),
         ("AWSTraceHeader", f"Root=1-{TRACE[:8]}-{TRACE[8:]};Parent={SPAN};Sampled=0", False),
+        (
+            "AWSTraceHeader",
+            f"Self=1-67891234-12456789abcdef012345678;Sampled=1; Parent={SPAN};Root=1-{TRACE[:8]}-{TRACE[8:]}",
+            True,
+        ),
+        ("AWSTraceHeader", f"Root=1-{TRACE[:8]}-{TRACE[8:]};Parent={SPAN};Sampled=?", False),
     ],
 )
 def test_a_trace_is_read_from_either_header(name: str, value: str, sampled: bool) -> None:
@@ -72,9 +88,20 @@ def test_a_trace_is_read_from_either_header(name: str, value: str, sampled: bool
     assert (f"{span.trace_id:032x}", f"{span.span_id:016x}", span.trace_flags.sampled) == (TRACE, SPAN, sampled)
 
 
-@pytest.mark.parametrize("value", [None, b"", b"00-xyz-01", b"\xff\xfe", b"00-" + b"0" * 32 + b"-" + b"0" * 16 + b"-01"])
+NONSENSE = [b"00-xyz-01", b"\xff\xfe", b"00-" + b"0" * 32 + b"-" + b"0" * 16 + b"-01", b"Root=1-2-3;Parent=4;Sampled=1", b";;=;"]
+
+
+@pytest.mark.parametrize("value", [None, b"", f"Root=1-{TRACE[:8]}-{TRACE[8:]};Sampled=1".encode(), *NONSENSE])
 def test_nonsense_is_no_trace(value: bytes | None) -> None:
     assert parent([("traceparent", value), ("AWSTraceHeader", value)]) is None
+
+
+@pytest.mark.parametrize(("members", "kept"), [(4, True), (20, False)])
+def test_a_state_is_carried_on_unless_it_is_long(members: int, kept: bool) -> None:
+    state = ",".join(f"vendor{number}={'x' * 50}" for number in range(members))
+    context = parent([*HEADERS, ("tracestate", state.encode())])
+    assert context is not None
+    assert bool(get_current_span(context).get_span_context().trace_state) == kept
 
 
 async def test_a_span_lasts_until_the_record_is_done_and_what_is_sent_meanwhile_carries_it(
@@ -88,7 +115,7 @@ async def test_a_span_lasts_until_the_record_is_done_and_what_is_sent_meanwhile_
 
     first = await entry(window, place)
     await traces.step(handle)(incoming(place), first)
-    assert carried() is None
+    assert trace_id() is None
     assert not spans.get_finished_spans(), "its downloads go on"
     first.done()
     (span,) = spans.get_finished_spans()
@@ -102,7 +129,7 @@ async def test_a_record_without_a_trace_has_no_span_and_a_request_begins_one(tra
     place, window, publisher = Place(NAMES.tasks.name, 0), window_of(10), MemoryPublisher()
 
     async def handle(_: Incoming, entry: Entry) -> None:
-        assert carried() is None
+        assert not carried()
         entry.done()
 
     await traces.step(handle)(incoming(place, headers=()), await entry(window, place))
@@ -154,6 +181,99 @@ async def test_a_failed_call_says_its_error_and_no_more(traces: Traces, spans: I
     (span,) = spans.get_finished_spans()
     assert (span.name, span.status.description) == ("SendTaskSuccess", "ThrottlingException")
     assert "canary" not in span.to_json()
+
+
+async def test_batches_that_share_a_downloader_do_not_share_a_trace(traces: Traces, capsys: pytest.CaptureFixture[str]) -> None:
+    """The transfer of a batch without a trace is begun in the context of one that has one, whose slot it gets."""
+
+    async def transfer(_: str, task: Task, __: str) -> TaskResult:
+        return result(task, Outcome.SUCCEEDED, 1, 0.0)
+
+    publisher, errors = MemoryPublisher(), list[BaseException]()
+    window = AckWindow(10, errors.append)
+    with said(capsys) as lines:
+        downloader = Downloader(
+            TransferTasks(lambda destination, task, url, _: transfer(destination, task, url), errors.append),
+            MemoryLedger(),
+            traces.publisher(publisher),
+            DeadLetters(publisher, NAMES.dead_letters.name, SystemClock()),
+            NAMES,
+            structlog.get_logger(),
+            load(download={"concurrency": 1}).download,
+            lines=1,
+        )
+        downloader.start(errors.append)
+        handle, place = traces.step(downloader.handle), Place(NAMES.tasks.name, 0)
+        for offset, headers in enumerate([HEADERS, (), HEADERS, ()]):
+            tasks = tuple(Task(index=index, url=f"http://h/{index}", name=f"n{index}") for index in range(3))
+            value = TaskBatch(job_id=f"job-{offset}", attempt=1, destination="file:///out/", tasks=tasks).to_bytes()
+            await handle(incoming(place, offset, headers)._replace(value=value), await entry(window, place, offset))
+        assert await window.empty(10)
+        await downloader.drain(1)
+    assert not errors
+    sent = dict(zip((key for key, _ in publisher.records[NAMES.results.name]), publisher.headers, strict=True))
+    assert {key.decode(): bool(headers) for key, headers in sent.items() if key} == {f"job-{n}": n % 2 == 0 for n in range(4)}
+    ended = [line for line in lines() if line["msg"] == "Task ended"]
+    assert len(ended) == 12
+    assert all(line.get("traceId") == (TRACE if line["jobId"] in ("job-0", "job-2") else None) for line in ended)
+
+
+@contextmanager
+def silent() -> Iterator[str]:
+    """A collector that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+async def test_a_collector_that_says_nothing_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.traces._SEND_SECONDS", 0.2)
+    with silent() as endpoint:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        async with open_traces(NAMES) as opened:
+            await (await opened.publisher(MemoryPublisher()).send(NAMES.requests.name, b"job-1", b"{}"))
+            await asyncio.sleep(0)
+            began = time.monotonic()
+        assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("OTEL_TRACES_EXPORTER", "console"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"), ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "9999999")],
+)
+async def test_what_would_send_nothing_is_refused_by_name(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match="OTEL_"):
+        async with open_traces(NAMES):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("env", "name"),
+    [
+        ({}, "export-service"),
+        ({"OTEL_SERVICE_NAME": "exports"}, "exports"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=ours,deployment.environment.name=test"}, "ours"),
+    ],
+)
+async def test_the_service_is_named_by_opentelemetrys_variables(
+    env: dict[str, str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each, value in env.items():
+        monkeypatch.setenv(each, value)
+    async with open_traces(NAMES) as opened:
+        assert getattr(opened._tracer, "resource").attributes["service.name"] == name  # noqa: B009
+
+
+async def test_switched_off_by_opentelemetrys_variable_a_trace_is_passed_on_and_none_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    publisher = MemoryPublisher()
+    async with open_traces(NAMES) as opened:
+        traced = opened.publisher(publisher)
+        await traced.send(NAMES.requests.name, b"job-1", b"{}", headers={"kept": b"1"})
+        await traced.send(NAMES.requests.name, b"job-1", b"{}", headers=dict(HEADERS))
+    assert publisher.headers == [{"kept": b"1"}, dict(HEADERS)]
 
 
 def test_off_nothing_of_it_is_loaded() -> None:
