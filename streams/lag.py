@@ -7,7 +7,7 @@ Each worker asks for the groups of its own roles; one with the watch for all, so
 import asyncio
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -15,7 +15,6 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import (
     GroupCoordinatorNotAvailableError,
     GroupLoadInProgressError,
-    KafkaError,
     NotCoordinatorForGroupError,
 )
 
@@ -24,7 +23,9 @@ from export_service.backoff import until_available
 from export_service.samples import Sample
 from export_service.settings import Settings
 from streams.ack_window import Place
-from streams.kafka_client import connection, unreachable
+from streams.kafka_client import connection
+from streams.offsets import bounds, committed, partitions
+from streams.reading import outsider
 from streams.topics import Topics, TopicSpec
 
 _FETCH_BYTES = 16 * 1024
@@ -97,50 +98,34 @@ class Lags:
 
     async def _run(self) -> None:
         """Raises Unavailable."""
-        admin = AIOKafkaAdminClient(**connection(self._settings))
-        consumer = AIOKafkaConsumer(
-            **connection(self._settings),
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=_FETCH_BYTES,
-            fetch_max_wait_ms=50,
-        )
-        try:
+        async with outsider(self._settings, _FETCH_BYTES) as consumer, AsyncExitStack() as stack:
+            admin = AIOKafkaAdminClient(**connection(self._settings))
+            stack.push_async_callback(admin.close)
             await admin.start()
-            await consumer.start()
             while True:
                 # A broker that nobody has used yet makes its topic of commits when it is first asked for them.
                 with suppress(GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError):
                     async with asyncio.timeout(self._settings.kafka.request_timeout_seconds):
                         await self.look(admin, consumer)
                 await asyncio.sleep(self._settings.metrics.lag_seconds)
-        except (TimeoutError, KafkaError) as error:
-            raise unreachable(self._settings, error) from None
-        finally:
-            await consumer.stop()
-            await admin.close()
 
     async def look(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer) -> None:
-        described = await admin.describe_topics([topic.name for topic in self._groups.values()])
-        numbers = {each["topic"]: [part["partition"] for part in each["partitions"]] for each in described}
         found: dict[tuple[str, TopicPartition], Lag] = {}
         wanted: dict[TopicPartition, tuple[str, int]] = {}
         ends: dict[Place, int] = {}
+        places = await partitions(admin, [topic.name for topic in self._groups.values()])
         for role, topic in self._groups.items():
-            places = [TopicPartition(topic.name, number) for number in numbers[topic.name]]
-            # Commits first: an end is never before what was committed earlier.
-            committed = await admin.list_consumer_group_offsets(f"{self._settings.app_id}-{role}")
-            first, end = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
-            for place in places:
-                done = max(first[place], committed[place].offset if place in committed else 0)
-                ends[Place(place.topic, place.partition)] = end[place]
+            done = await committed(admin, f"{self._settings.app_id}-{role}")
+            mine = await bounds(consumer, [place for place in places if place.topic == topic.name], done)
+            for place, each in mine.items():
+                ends[Place(*place)] = each.end
                 at, known = None, self._next.get((role, place))
-                if done < end[place]:
-                    if known is not None and known[0] == done:
+                if each.lag:
+                    if known is not None and known[0] == each.done:
                         at = known[1]
                     else:
-                        wanted[place] = (role, done)
-                found[role, place] = Lag(max(0, end[place] - done), at)
+                        wanted[place] = (role, each.done)
+                found[role, place] = Lag(each.lag, at)
         await self._times(consumer, wanted, found)
         self.found = found
         self._looked = time.monotonic()

@@ -1,7 +1,7 @@
 """Reads one job's task results again, beside the running consumers and without touching their group."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -11,6 +11,7 @@ from export_service.messages import ResultsRange, TaskResults
 from export_service.readers import Unreadable, read_event
 from export_service.settings import Settings
 from streams.kafka_client import connection, unreachable
+from streams.reading import portions
 
 _KEPT = 4
 """Consumers, for the next jobs: who waits for an answer should not wait for two connections and a list of topics first."""
@@ -29,15 +30,15 @@ class ResultsReader:
         """The job's TaskResults from the first to the last offset of `events`, both included. Raises Unavailable."""
         key, place = job_id.encode(), TopicPartition(self._topic, events.partition)
         try:
-            async with self._reading(place, events.first) as consumer:
-                while await consumer.position(place) <= events.last:
-                    for records in (await consumer.getmany(timeout_ms=1000)).values():
-                        for record in records:
-                            if record.offset > events.last:
-                                return
-                            if record.key == key and (event := _results(record.value)) is not None:
-                                yield event
-        except KafkaError as error:
+            async with (
+                self._reading(place) as consumer,
+                aclosing(portions(consumer, {place: (events.first, events.last + 1)})) as found,
+            ):
+                async for _, records in found:
+                    for record in records:
+                        if record.key == key and (event := _results(record.value)) is not None:
+                            yield event
+        except (TimeoutError, KafkaError) as error:
             raise unreachable(self._settings, error) from None
 
     async def close(self) -> None:
@@ -45,16 +46,14 @@ class ResultsReader:
             await self._resting.pop().stop()
 
     @asynccontextmanager
-    async def _reading(self, place: TopicPartition, offset: int) -> AsyncIterator[AIOKafkaConsumer]:
+    async def _reading(self, place: TopicPartition) -> AsyncIterator[AIOKafkaConsumer]:
         made = None if self._resting else self._new()
         consumer = made or self._resting.pop()
         try:
             if made is not None:
                 await made.start()
             consumer.assign([place])
-            consumer.seek(place, offset)
             yield consumer
-            consumer.pause(place)
         except BaseException:
             # What it has under way is not known.
             await consumer.stop()

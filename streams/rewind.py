@@ -21,6 +21,7 @@ from export_service.rewind import TOPICS, Again, Move, Plan, counted_again, move
 from export_service.settings import Settings
 from streams import operations
 from streams.kafka_client import connection, unreachable
+from streams.offsets import bounds, committed, partitions
 from streams.publisher import KafkaPublisher
 from streams.reading import partition_of, read, read_one, reader
 from streams.topics import Topics, TopicSpec, topics
@@ -136,22 +137,20 @@ async def _moves(settings: Settings, consumer: AIOKafkaConsumer, role: str, spec
     admin = AIOKafkaAdminClient(**connection(settings))
     try:
         await admin.start()
-        (described,) = await admin.describe_topics([spec.name])
-        places = [TopicPartition(spec.name, part["partition"]) for part in described["partitions"]]
-        committed = await admin.list_consumer_group_offsets(_group(settings, role))
+        places = await partitions(admin, [spec.name])
+        done = await committed(admin, _group(settings, role))
     finally:
         await admin.close()
-    begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
-    targets = dict(begins)
+    found = await bounds(consumer, places, done)
+    targets = {place: each.begin for place, each in found.items()}
     if to is not None:
-        found = await consumer.offsets_for_times(dict.fromkeys(places, int(to.timestamp() * 1000)))
-        targets = {place: at.offset if (at := found[place]) else ends[place] for place in places}
+        times = await consumer.offsets_for_times(dict.fromkeys(places, int(to.timestamp() * 1000)))
+        targets = {place: at.offset if (at := times[place]) else found[place].end for place in places}
     moves = []
-    for place in sorted(places):
-        if to is not None and targets[place] == begins[place] > 0 and not spec.compacted:
-            await _not_before(consumer, place, begins[place], to)
-        known = committed[place].offset if place in committed and committed[place].offset >= 0 else None
-        moves.append(Move(role, spec.name, place.partition, begins[place], ends[place], known, targets[place]))
+    for place, each in found.items():
+        if to is not None and targets[place] == each.begin > 0 and not spec.compacted:
+            await _not_before(consumer, place, each.begin, to)
+        moves.append(Move(role, spec.name, place.partition, each.begin, each.end, each.committed, targets[place]))
     return moves
 
 

@@ -5,11 +5,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from export_service.failures import SettingsError
+from export_service.failures import SettingsError, Unavailable
+from export_service.messages import ResultsRange
 from export_service.settings import Settings
 from streams.letters import load
 from streams.publisher import KafkaPublisher
 from streams.reading import partition_of, read, read_one, read_spans, reader
+from streams.results_reader import ResultsReader
+from streams.topic_ranges import Span, TopicRanges
 from streams.topics import declare, ensure, topics
 
 pytestmark = pytest.mark.broker
@@ -36,6 +39,38 @@ async def test_a_topic_is_read_to_where_it_ends_now(settings: Settings) -> None:
         assert one is not None
         assert one.value == b"2"
         assert await read_one(consumer, spec.name, last.partition, last.offset + 1) is None
+
+
+async def test_what_never_comes_is_a_sentence_and_who_takes_slowly_is_waited_for(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A partition without a leader gives no records and no error: each reader waited for ever."""
+    monkeypatch.setattr("streams.reading.STALLED_SECONDS", 0.7)
+    names = topics(settings)
+    await ensure(settings, names)
+    topic = names.results.name
+    async with KafkaPublisher(settings) as publisher:
+        for _ in range(3):
+            await (await publisher.send(topic, b"job", b"1", partition=0))
+    never = rf"no records from {topic}:0 for"
+    async with reader(settings, names.results) as consumer:
+        with pytest.raises(Unavailable, match=never):
+            [record async for record in read_spans(consumer, topic, {0: (0, 4)})]
+        taken = []
+        async for record in read_spans(consumer, topic, {0: (0, 3)}):
+            taken.append(record.offset)
+            await asyncio.sleep(0.5)  # all three: twice what a wait for the broker may last
+        assert taken == [0, 1, 2]
+    async with TopicRanges(settings) as ranges:
+        await ranges.bounds(["results"])
+        with pytest.raises(Unavailable, match=never):
+            [raw async for raw in ranges.read([Span("results", 0, 0, 4)])]
+        assert ranges.records["results"] == 3
+        assert [raw.offset async for raw in ranges.read([Span("results", 0, 2, 3)])] == [2], "it can be used again"
+    results = ResultsReader(settings, topic)
+    with pytest.raises(Unavailable, match=never):
+        [each async for each in results.read("job", ResultsRange(partition=0, first=0, last=3))]
+    await results.close()
 
 
 async def test_a_topic_that_is_not_there_is_a_sentence_and_is_not_created(settings: Settings) -> None:
