@@ -1,7 +1,12 @@
 """How every Kafka client of ours connects: the embedded broker, a TLS cluster, or one with SASL."""
 
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 
 from export_service.failures import Unavailable
 from export_service.settings import Settings
@@ -41,3 +46,16 @@ def unreachable(settings: Settings, error: Exception) -> Unavailable:
     """The error as a sentence with address and setting."""
     detail = f"{settings.kafka.bootstrap_servers}: {type(error).__name__}"
     return Unavailable("Kafka", "EXPORT_KAFKA_BOOTSTRAP_SERVERS", detail)
+
+
+@asynccontextmanager
+async def asker(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Asks the brokers about topics and groups. What Kafka refuses inside becomes Unavailable."""
+    admin = AIOKafkaAdminClient(**connection(settings))
+    try:
+        await admin.start()
+        yield admin
+    except (TimeoutError, KafkaError) as error:
+        raise unreachable(settings, error) from None
+    finally:
+        await admin.close()

@@ -7,7 +7,7 @@ Each worker asks for the groups of its own roles; one with the watch for all, so
 import asyncio
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -23,8 +23,8 @@ from export_service.backoff import until_available
 from export_service.samples import Sample
 from export_service.settings import Settings
 from streams.ack_window import Place
-from streams.kafka_client import connection
-from streams.offsets import bounds, committed, partitions
+from streams.kafka_client import asker
+from streams.offsets import bounds, committed, partitions, written
 from streams.reading import outsider
 from streams.topics import Topics, TopicSpec
 
@@ -98,10 +98,7 @@ class Lags:
 
     async def _run(self) -> None:
         """Raises Unavailable."""
-        async with outsider(self._settings, _FETCH_BYTES) as consumer, AsyncExitStack() as stack:
-            admin = AIOKafkaAdminClient(**connection(self._settings))
-            stack.push_async_callback(admin.close)
-            await admin.start()
+        async with outsider(self._settings, _FETCH_BYTES) as consumer, asker(self._settings) as admin:
             while True:
                 # A broker that nobody has used yet makes its topic of commits when it is first asked for them.
                 with suppress(GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError):
@@ -126,30 +123,11 @@ class Lags:
                     else:
                         wanted[place] = (role, each.done)
                 found[role, place] = Lag(each.lag, at)
-        await self._times(consumer, wanted, found)
+        times = await written(consumer, {place: offset for place, (_, offset) in wanted.items()}, _FETCH_SECONDS)
+        for place, millis in times.items():
+            role, offset = wanted[place]
+            self._next[role, place] = (offset, millis / 1000)
+            found[role, place] = found[role, place]._replace(at=millis / 1000)
         self.found = found
         self._looked = time.monotonic()
         self._told(ends)
-
-    async def _times(
-        self,
-        consumer: AIOKafkaConsumer,
-        wanted: Mapping[TopicPartition, tuple[str, int]],
-        found: dict[tuple[str, TopicPartition], Lag],
-    ) -> None:
-        """Of the records at these offsets, or the first ones after them; those that do not come in time are asked for the next time."""
-        if not wanted:
-            return
-        consumer.assign(list(wanted))
-        for place, (_, offset) in wanted.items():
-            consumer.seek(place, offset)
-        left, deadline = set(wanted), time.monotonic() + _FETCH_SECONDS
-        while left and time.monotonic() < deadline:
-            for place, records in (await consumer.getmany(*left, timeout_ms=200)).items():
-                role, offset = wanted[place]
-                at = records[0].timestamp / 1000
-                self._next[role, place] = (offset, at)
-                found[role, place] = found[role, place]._replace(at=at)
-                left.discard(place)
-                consumer.pause(place)
-        consumer.pause(*left)

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Collection, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -24,11 +24,15 @@ from streams.topics import Topics, short_names
 
 
 class Tracing(Protocol):
-    """What `streams/traces.py` puts around a step."""
+    """What `streams/traces.py` puts around a step, and around what it sends with."""
 
     def step(self, handle: Handle) -> Handle: ...
 
     def steps(self, handle: HandleMany) -> HandleMany: ...
+
+    def publisher(self, publisher: Publisher) -> Publisher: ...
+
+    def callback(self, callback: TaskCallback) -> TaskCallback: ...
 
 
 class Untraced:
@@ -39,6 +43,23 @@ class Untraced:
 
     def steps(self, handle: HandleMany) -> HandleMany:
         return handle
+
+    def publisher(self, publisher: Publisher) -> Publisher:
+        return publisher
+
+    def callback(self, callback: TaskCallback) -> TaskCallback:
+        return callback
+
+
+def tracing_of(settings: Settings, names: Topics) -> AbstractAsyncContextManager[Tracing]:
+    """Raises SettingsError."""
+    if not settings.traces.enabled:
+        return nullcontext(Untraced())
+    try:
+        from streams.traces import open_traces
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"EXPORT_TRACES_ENABLED=true: {error.name} is not installed; install export-service[otel]") from None
+    return open_traces(names)
 
 
 class Parts:
@@ -93,14 +114,6 @@ class Parts:
         sources, destinations = await open_stores(settings, clients, s3, stack)
         table = DynamoTable(dynamodb, settings.table.name, timedelta(days=settings.table.ttl_days))
         callbacks: TaskCallback = StepFunctionsCallback(sfn)
-        tracing: Tracing = Untraced()
-        if settings.traces.enabled:
-            try:
-                from streams.traces import open_traces
-            except ModuleNotFoundError as error:
-                raise SettingsError(
-                    f"EXPORT_TRACES_ENABLED=true: {error.name} is not installed; install export-service[otel]"
-                ) from None
-            tracing = traces = await stack.enter_async_context(open_traces(names))
-            publisher, callbacks = traces.publisher(publisher), traces.callback(callbacks)
+        tracing = await stack.enter_async_context(tracing_of(settings, names))
+        publisher, callbacks = tracing.publisher(publisher), tracing.callback(callbacks)
         return cls(settings, names, publisher, observed, table, callbacks, sources, destinations, queue, fetchers, log, tracing)

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError
 
 from export_service.messages import from_millis, iso_millis
 from export_service.settings import Settings
-from streams.kafka_client import connection, unreachable
+from streams.kafka_client import asker
 from streams.topic_ranges import SMALL_FETCH, Span, TopicRanges
 from streams.topics import short_names, topics
 
@@ -95,13 +93,7 @@ async def kept_for(settings: Settings, topic: str) -> timedelta | None:
 
 
 async def _configs(settings: Settings, names: Sequence[str]) -> dict[str, dict[str, str]]:
-    admin = AIOKafkaAdminClient(**connection(settings))
-    try:
-        await admin.start()
+    async with asker(settings) as admin:
         wanted = [ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(_WANTED, "")) for name in names]
         answers = await admin.describe_configs(wanted)
-    except (TimeoutError, KafkaError) as error:
-        raise unreachable(settings, error) from None
-    finally:
-        await admin.close()
     return {name: {entry[0]: entry[1] for entry in entries} for answer in answers for _, _, _, name, entries in answer.resources}

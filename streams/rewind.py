@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import IllegalStateError, KafkaError
 from pydantic import ValidationError
 
@@ -20,7 +19,7 @@ from export_service.messages import OperatorAction, from_millis, iso_millis
 from export_service.rewind import TOPICS, Again, Move, Plan, counted_again, moved_since
 from export_service.settings import Settings
 from streams import operations
-from streams.kafka_client import connection, unreachable
+from streams.kafka_client import asker, connection, unreachable
 from streams.offsets import bounds, committed, partitions
 from streams.publisher import KafkaPublisher
 from streams.reading import partition_of, read, read_one, reader
@@ -71,9 +70,7 @@ async def look(settings: Settings, roles: Sequence[str], to: datetime | None, jo
 
 async def away(settings: Settings, roles: Sequence[str]) -> None:
     """Raises ExportError if a group has members, naming it; Unavailable."""
-    admin = AIOKafkaAdminClient(**connection(settings))
-    try:
-        await admin.start()
+    async with asker(settings) as admin:
         for role in roles:
             (answer,) = await admin.describe_consumer_groups([_group(settings, role)])
             for _, group, state, _, _, members, *_ in answer.groups:
@@ -82,10 +79,6 @@ async def away(settings: Settings, roles: Sequence[str]) -> None:
                         f"group {group} has {len(members)} members ({state}); stop all workers with the role {role} first. "
                         "One with EXPORT_KAFKA_GROUP_INSTANCE_ID leaves when its session timeout is over"
                     )
-    except (TimeoutError, KafkaError) as error:
-        raise unreachable(settings, error) from None
-    finally:
-        await admin.close()
 
 
 async def rewind(settings: Settings, plan: Plan, why: str | None) -> None:
@@ -134,13 +127,9 @@ def _further(move: Move, again: Mapping[int, Again], unfinished: OperatorAction 
 
 
 async def _moves(settings: Settings, consumer: AIOKafkaConsumer, role: str, spec: TopicSpec, to: datetime | None) -> list[Move]:
-    admin = AIOKafkaAdminClient(**connection(settings))
-    try:
-        await admin.start()
+    async with asker(settings) as admin:
         places = await partitions(admin, [spec.name])
         done = await committed(admin, _group(settings, role))
-    finally:
-        await admin.close()
     found = await bounds(consumer, places, done)
     targets = {place: each.begin for place, each in found.items()}
     if to is not None:

@@ -5,15 +5,13 @@ Read when it is asked for, from the tally's changelogs: they are compacted, and 
 
 import asyncio
 from collections.abc import Collection, Mapping
-from contextlib import AsyncExitStack
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.admin import AIOKafkaAdminClient
 
 from export_service.missing import missing
 from export_service.settings import Settings
-from streams.kafka_client import connection
+from streams.kafka_client import asker
 from streams.offsets import bounds, committed, partitions
 from streams.reading import outsider, partition_of, read
 from streams.topics import Topics
@@ -27,10 +25,7 @@ _SECONDS = 300
 
 async def explain(settings: Settings, names: Topics, job_ids: Collection[str]) -> Mapping[str, Mapping[str, Any]]:
     """Fields for a line of the log, by job. Raises Unavailable."""
-    async with outsider(settings) as consumer, asyncio.timeout(_SECONDS), AsyncExitStack() as stack:
-        admin = AIOKafkaAdminClient(**connection(settings))
-        stack.push_async_callback(admin.close)
-        await admin.start()
+    async with outsider(settings) as consumer, asker(settings) as admin, asyncio.timeout(_SECONDS):
         lag = {}
         for step, topic in {"plan": names.requests.name, "download": names.tasks.name, "tally": names.results.name}.items():
             done = await committed(admin, f"{settings.app_id}-{step}")

@@ -11,12 +11,11 @@ from contextlib import AsyncExitStack, aclosing
 from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from export_service.settings import Settings
 from export_service.verify.evidence import READERS, Bounds, Raw
-from streams.kafka_client import connection
+from streams.kafka_client import asker
 from streams.offsets import bounds, committed, partitions
 from streams.reading import LARGE_FETCH, outsider, portions
 from streams.topics import declare, short_names, topics
@@ -58,9 +57,7 @@ class TopicRanges:
     async def __aenter__(self) -> "TopicRanges":
         async with AsyncExitStack() as opening:
             self._consumer = await opening.enter_async_context(outsider(self._settings, self._fetch_bytes))
-            self._admin = AIOKafkaAdminClient(**connection(self._settings))
-            opening.push_async_callback(self._admin.close)
-            await self._admin.start()
+            self._admin = await opening.enter_async_context(asker(self._settings))
             self._open = opening.pop_all()
         return self
 

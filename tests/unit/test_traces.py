@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import get_current_span
 
 from agents.download import Downloader
-from connectors.memory import MemoryLedger, MemoryPublisher, SystemClock
+from connectors.memory import MemoryCallback, MemoryLedger, MemoryPublisher, SystemClock
 from export_service.carried import carried, trace_id
 from export_service.failures import CallbackThrottled, SettingsError
 from export_service.messages import Outcome, Task, TaskBatch, TaskResult
@@ -26,6 +26,7 @@ from export_service.settings import load
 from export_service.transfer import TransferTasks, result
 from streams.ack_window import AckWindow, Entry, Place
 from streams.dead_letters import DeadLetters
+from streams.parts import tracing_of
 from streams.steps import Incoming, Taken
 from streams.topics import topics
 from streams.traces import Traces, open_traces, parent
@@ -278,6 +279,24 @@ async def test_switched_off_by_opentelemetrys_variable_a_trace_is_passed_on_and_
         await traced.send(NAMES.requests.name, b"job-1", b"{}", headers={"kept": b"1"})
         await traced.send(NAMES.requests.name, b"job-1", b"{}", headers=dict(HEADERS))
     assert publisher.headers == [{"kept": b"1"}, dict(HEADERS)]
+
+
+def test_without_the_extra_a_sentence_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "streams.traces")
+    monkeypatch.setitem(sys.modules, "opentelemetry.context", None)
+    with pytest.raises(SettingsError, match=r"EXPORT_TRACES_ENABLED=true: opentelemetry.* install export-service\[otel\]"):
+        tracing_of(load(traces={"enabled": True}), NAMES)
+
+
+async def test_off_a_step_and_what_it_sends_with_are_the_very_same() -> None:
+    async def handle(*_: object) -> None: ...
+
+    publisher, callback = MemoryPublisher(), MemoryCallback()
+    async with tracing_of(load(), NAMES) as tracing:
+        assert tracing.step(handle) is handle
+        assert tracing.steps(handle) is handle
+        assert tracing.publisher(publisher) is publisher
+        assert tracing.callback(callback) is callback
 
 
 def test_off_nothing_of_it_is_loaded() -> None:
