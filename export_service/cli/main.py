@@ -90,7 +90,7 @@ def run() -> None:
     """The console script. A failure that we know is one sentence, not a traceback."""
     make_importable()
     try:
-        registered()()
+        registered()(prog_name="export-service")
     except SettingsError as error:
         sys.stderr.write(f"export-service: wrong settings\n{error}\n")
         raise SystemExit(EXIT_SETTINGS) from None
