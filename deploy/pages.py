@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-import annotated_types
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -115,8 +114,7 @@ def _kinds(kind: Any) -> Iterator[str]:
         yield _KINDS[kind]
     else:
         for part in get_args(kind):
-            if part is not type(None) and not isinstance(part, annotated_types.BaseMetadata):
-                yield from _kinds(part)
+            yield from _kinds(part)
 
 
 def kept(spec: TopicSpec) -> str:

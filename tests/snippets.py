@@ -33,6 +33,7 @@ NOT_BESIDE = ("doctor --role download",)
 _FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)^```$", re.MULTILINE)
 _INLINE = re.compile(r"(?<!`)`((?:export-service|\./dev) [^`\n]+)`")
 _COMMENT = re.compile(r"(^|\s)#\s.*$")
+_QUOTED = re.compile(r"'[^']*'|\"[^\"$]*\"")
 _OPERATOR = re.compile(r"\"?\$\(|\)\"?|&&|\|\||[|;&]|\d?>+\s*\S+|&\d")
 _BEFORE = re.compile(r"^(?:\w+=\S*\s*|(?:eval|until|do|done)\b\s*)")
 
@@ -70,15 +71,19 @@ def commands(block: Block) -> Iterator[Command]:
     for line in block.text.replace("\\\n", " ").splitlines():
         line = _COMMENT.sub("", line)
         # What is quoted has no operators of the shell.
-        quoted: list[str] = []
-        line = re.sub(r"'[^']*'|\"[^\"$]*\"", lambda found: quoted.append(found[0]) or f"\0{len(quoted) - 1}\0", line)  # type: ignore[func-returns-value]  # noqa: B023
-        for part in _OPERATOR.split(line):
-            part = part.strip()
-            while (shorter := _BEFORE.sub("", part)) != part:
-                part = shorter
-            if part:
-                whole = re.sub(r"\0(\d+)\0", lambda found: quoted[int(found[1])], part)  # noqa: B023
-                yield Command(block.page, tuple(shlex.split(whole)))
+        quoted = _QUOTED.findall(line)
+        line = _QUOTED.sub("\0", line)
+        for part in filter(None, map(_alone, _OPERATOR.split(line))):
+            while "\0" in part:
+                part = part.replace("\0", quoted.pop(0), 1)
+            yield Command(block.page, tuple(shlex.split(part)))
+
+
+def _alone(part: str) -> str:
+    """Without assignments and words of the shell before the command."""
+    while (shorter := _BEFORE.sub("", part.strip())) != part:
+        part = shorter
+    return part
 
 
 def mentioned() -> list[Command]:

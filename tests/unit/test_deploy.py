@@ -224,7 +224,9 @@ def test_the_images_that_compose_builds_are_targets_of_the_dockerfile() -> None:
     assert "pip" not in last
 
 
-@pytest.mark.parametrize("page", ["README.md", "deploy/README.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))])
+@pytest.mark.parametrize(
+    "page", ["README.md", "deploy/README.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))]
+)
 def test_a_page_names_settings_and_pages_that_exist(page: str) -> None:
     text = (ROOT / page).read_text()
     # The second is of the embedded stack.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.main import get_command
 
 from export_service.callbacks import Failure, Success, answer
@@ -16,6 +17,7 @@ from export_service.readers import read_event
 from export_service.requests import Policy, parse
 from export_service.settings import load
 from tests.snippets import BESIDE, DEV, ROOT, SESSION, Block, Command, blocks, commands, mentioned
+from tests.unit.test_alarms import Cfn
 
 BLOCKS = blocks()
 LANGUAGES = {"bash", "json", "python", "text", "diff"}
@@ -106,6 +108,15 @@ def test_every_command_runs_somewhere_or_says_why_not() -> None:
     assert {command.words[0] for command in session} - {"./dev"} <= TOOLS | {"aws"}
     used = {name for names in (*reasons.values(), *run.values()) for name in names} | {"aws"}
     assert {*NOT_RUN, *BESIDE} - used == set(), "nothing in the docs begins like this"
+
+
+def test_a_stack_is_deployed_with_parameters_that_its_template_has() -> None:
+    found = [command.words for command in in_bash() if command.words[:3] == ("aws", "cloudformation", "deploy")]
+    assert found
+    for words in found:
+        template = yaml.load((ROOT / words[words.index("--template-file") + 1]).read_text(), Cfn)
+        given = {word.partition("=")[0] for word in words[words.index("--parameter-overrides") + 1 :]}
+        assert given <= set(template["Parameters"])
 
 
 def of(language: str) -> pytest.MarkDecorator:
