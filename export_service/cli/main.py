@@ -42,10 +42,7 @@ def _main(
     del version
 
 
-def register() -> None:
-    """All commands, if they are not yet."""
-    if app.registered_commands:
-        return
+def _register() -> None:
     from export_service.cli import (
         config,
         dead_letters,
@@ -97,9 +94,10 @@ def run() -> None:
     make_importable()
     # What its clients say of a broker that is away, our own sentence says. A worker has handlers for it.
     logging.getLogger("aiokafka").addHandler(logging.NullHandler())
-    register()
+    if not app.registered_commands:
+        _register()
     try:
-        app()
+        app(prog_name="export-service")
     except SettingsError as error:
         sys.stderr.write(f"export-service: wrong settings\n{error}\n")
         raise SystemExit(EXIT_SETTINGS) from None

@@ -197,6 +197,23 @@ async def test_an_attempt_by_hand_has_the_jobs_next_number_and_is_nobodys_redeli
     assert further.number == 10, "above what the tally has"
 
 
+@KINDS
+async def test_a_token_that_an_operator_overtook_before_it_was_published_gets_a_newer_number(dynamo: Dynamo, kind: str) -> None:
+    ledger, other = ledgers(kind, dynamo)
+    for token in ("one", "two", "three"):
+        await ledger.open_attempt("j", token, "d", None, NOW)
+    for published in (1, 2):
+        await ledger.mark_published("j", published)
+    await ledger.add_attempt("j", 1, NOW)
+    assert (await ledger.open_attempt("j", "two", "d", None, NOW)).number == 2, "was published: a redelivery"
+    assert await ledger.claim("j", 2, NOW) is not None
+    again = await asyncio.gather(*(one.open_attempt("j", "three", "d", None, NOW) for one in (ledger, other, ledger)))
+    assert {(attempt.number, attempt.token, attempt.begun) for attempt in again} == {(5, "three", True)}
+    await ledger.mark_published("j", 5)
+    await ledger.add_attempt("j", 5, NOW)
+    assert (await other.open_attempt("j", "three", "d", None, NOW)).number == 5
+
+
 async def test_attempts_are_told_without_their_tokens(dynamo: Dynamo) -> None:
     table, _ = dynamo.tables
     for token in ("one", "two"):
@@ -215,3 +232,29 @@ async def test_jobs_are_found_by_status_and_by_user(dynamo: Dynamo) -> None:
     assert {each.job_id for each in await table.of_status(failed, NOW)} == {"j0", "j1"}
     assert {each.job_id for each in await table.of_status(failed, NOW + timedelta(minutes=1))} == {"j1"}
     assert {each.job_id for each in await table.of_user("u1", NOW)} == {"j0", "j2"}
+
+
+async def test_the_newest_jobs_come_first_of_all_of_a_user_or_of_some_statuses(dynamo: Dynamo) -> None:
+    table, _ = dynamo.tables
+    kinds = tuple(JobStatus)
+    for number in range(12):
+        job = JobSnapshot(
+            job_id=f"j{number:02}",
+            attempt=1,
+            version=1,
+            user_id=f"u{number % 2}",
+            status=kinds[number % len(kinds)],
+            updated_at=NOW + timedelta(minutes=number),
+        )
+        await table.put(job)
+
+    async def newest(most: int, *statuses: JobStatus, **more: Any) -> list[int]:
+        return [int(each.job_id[1:]) for each in await table.newest(most, statuses or kinds, **more)]
+
+    assert await newest(100) == list(range(11, -1, -1))
+    assert await newest(3) == [11, 10, 9]
+    assert await newest(3, JobStatus.PENDING, JobStatus.FAILED) == [10, 6, 4]
+    assert await newest(100, user_id="u1") == [11, 9, 7, 5, 3, 1]
+    assert await newest(1, JobStatus.RUNNING, user_id="u1") == [7]
+    assert await newest(100, since=NOW + timedelta(minutes=10)) == [11, 10]
+    assert await newest(5, user_id="nobody") == []

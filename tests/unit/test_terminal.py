@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ import typer
 from rich.console import RenderableType
 
 from export_service.cli import job_list, lag, terminal, watch, workers
-from export_service.cli.main import app, register
+from export_service.cli.main import _register, app
 from export_service.history.explanation import Failed
 from export_service.messages import JobSnapshot, JobStatus
 from export_service.pace import Pace
@@ -74,7 +75,9 @@ def grouped() -> list[Group]:
     return [Group("plan", "Empty", ()), Group("tally", "Stable", (member, member._replace(places=())))]
 
 
-FAILED = [Failed(f"Error{number}", 1000 - number, f"task {number}, name: {'a message ' * 20}", "results:0:1") for number in range(12)]
+FAILED = [
+    Failed(f"Error{number}", 1000 - number, f"task {number}, name: {'a message ' * 20}", "results:0:1") for number in range(12)
+]
 SEEN = watch.Seen(snapshot(), NOW, 1234.5, 98_765_432.1, 476.0, 42.0, FAILED, ("DynamoDB does not answer",), explained=True)
 
 
@@ -95,7 +98,9 @@ def test_a_view_fits_and_has_no_commands_for_the_terminal_in_it(view: Renderable
 
 
 def test_columns_that_do_not_fit_are_left_out_whole_and_the_first_is_never_cut() -> None:
-    view = job_list.view([snapshot(status=JobStatus.COMPLETED_WITH_FAILURES, total_tasks=1200, completed_tasks=1100, failed_tasks=100)])
+    view = job_list.view(
+        [snapshot(status=JobStatus.COMPLETED_WITH_FAILURES, total_tasks=1200, completed_tasks=1100, failed_tasks=100)]
+    )
     assert [line.split() for line in plain(view)] == [
         ["job", "status", "files", "moved"],
         [JOB, "COMPLETED_WITH_FAILURES", "1,200/1,200", "3.0", "min"],
@@ -112,8 +117,8 @@ def test_where_nobody_looks_a_table_is_whole_and_has_no_blanks_at_its_ends() -> 
         "results      tally           all  1,234,567,907              –  567,890  1.0 h",
         "results      tally             0  1,234,567,890  1,234,000,000  567,890  1.0 h",
         "results      tally             1             17              –        0",
-        "completions  callback        all              5              –        1  –",
-        "completions  callback          0              5              4        1  –",
+        "completions  callback        all              5              –        1      –",
+        "completions  callback          0              5              4        1      –",
     ]
 
 
@@ -130,7 +135,7 @@ def test_a_job_is_shown_with_its_failures_by_cause() -> None:
         " 3,962  4 other kinds",
         "   411  not known",
         "DynamoDB does not answer",
-        f"It has not moved for 42 s; see: export-service explain {JOB}",
+        "It has not moved for 42 s; see: export-service explain",
     ):
         assert part in text
     assert "Error8" not in text
@@ -142,7 +147,7 @@ def test_a_job_is_shown_with_its_failures_by_cause() -> None:
 
 
 def test_partitions_are_written_as_ranges() -> None:
-    assert [line.split("  ")[2] for line in plain(workers.view(grouped()), 120)[1:]] != []
+    assert "plan   Empty   nobody" in "\n".join(plain(workers.view(grouped())))
     assert "results 0-2,5,7-8" in "\n".join(plain(workers.view(grouped())))
     assert workers.as_object(grouped())["roles"][1]["members"][0]["topics"] == {"results": [0, 1, 2, 5, 7, 8]}
 
@@ -151,7 +156,9 @@ def test_a_rate_is_of_the_last_seconds_and_falls_when_nothing_moves() -> None:
     pace = Pace()
     assert (pace.files, pace.left) == (None, None)
     for second in range(21):
-        pace.see(snapshot(second, completed_tasks=100 * second, failed_tasks=0, total_tasks=4000, bytes=1000 * second), 50.0 + second)
+        pace.see(
+            snapshot(second, completed_tasks=100 * second, failed_tasks=0, total_tasks=4000, bytes=1000 * second), 50.0 + second
+        )
     assert (pace.files, pace.bytes, pace.left) == (100.0, 1000.0, 20.0)
     pace.see(snapshot(20, completed_tasks=2000, failed_tasks=0, total_tasks=4000, bytes=20_000), 80.0)
     assert pace.files == pytest.approx(500 / 15)
@@ -242,7 +249,7 @@ def test_whatever_ends_a_view_the_terminal_is_as_before(number: signal.Signals) 
         assert text.count(begin) == text.count(end) == 1
         assert text.index(begin) < text.index(end)
     drawn, _, left = text.partition("\x1b[?1049l")
-    assert "… 18 more lines" in drawn, "of 41, 24 fit"
+    assert "… 17 more lines" in drawn, "23 of 40 fit"
     assert "line 39" in left, "what was seen last stays, whole"
 
 
@@ -277,7 +284,8 @@ SILENT = {("worker",), ("console",)}
 
 
 def test_every_command_that_prints_data_has_json_and_an_example() -> None:
-    register()
+    if not app.registered_commands:
+        _register()
     found = dict(every_command(typer.main.get_command(app)))
     assert {("jobs",), ("watch",), ("workers",), ("topics", "lag"), ("dead-letters", "list")} <= found.keys()
     for path, command in found.items():
@@ -287,23 +295,17 @@ def test_every_command_that_prints_data_has_json_and_an_example() -> None:
 
 
 BASH = """
-source <("$0" --show-completion) || exit 1
-complete -p export-service
-of() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _export_service_completion "$cli"; echo "${COMPREPLY[*]}"; }
-cli="$0"
+source <("$0" --show-completion) && complete -p export-service || exit 1
+of() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _export_service_completion "$0"; echo "${COMPREPLY[*]}"; }
 of export-service top
-of export-service jobs --sta
-of export-service topics la
-"$0" --install-completion > /dev/null; grep -c export-service ~/.bashrc
+of export-service topics lag --be
 """
 
 
-def test_bash_completes_commands_and_options(tmp_path: Any) -> None:
-    cli = os.path.join(os.path.dirname(sys.executable), "export-service")
-    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-    ended = subprocess.run(["bash", "-c", BASH, cli], capture_output=True, text=True, env=env, check=False, timeout=60)
+def test_bash_completes_commands_and_options() -> None:
+    cli = str(Path(sys.executable).with_name("export-service"))
+    ended = subprocess.run(["bash", "-c", BASH, cli], capture_output=True, text=True, check=False, timeout=60)
     assert ended.stderr == ""
-    specification, *found, installed = ended.stdout.splitlines()
+    specification, *found = ended.stdout.splitlines()
     assert re.fullmatch(r"complete .*-F _export_service_completion export-service", specification)
-    assert found == ["topics", "--status", "lag"]
-    assert int(installed) > 0
+    assert found == ["topics", "--behind"]
