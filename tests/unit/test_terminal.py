@@ -42,7 +42,7 @@ def snapshot(version: int = 1, **fields: Any) -> JobSnapshot:
         "completed_tasks": 600_000,
         "failed_tasks": 12_345,
         "bytes": 123_456_789_012,
-        "updated_at": NOW - timedelta(minutes=3),
+        "updated_at": datetime.now(UTC) - timedelta(minutes=3),
         "destination": "s3://exports/a/very/long/prefix/of/somebody/who/likes/folders/" + JOB + "/",
     }
     return JobSnapshot(**known | fields)
