@@ -10,8 +10,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from export_service.cli.asking import Every, Watch, moment
+from export_service.cli.job_view import as_object
 from export_service.cli.terminal import STYLES, Column, Rows, show
-from export_service.cli.watch import as_object
 from export_service.instants import EVER
 from export_service.messages import JobSnapshot, JobStatus
 from export_service.pace import ended

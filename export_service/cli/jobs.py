@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from export_service.cli.asking import Json
-from export_service.cli.watch import as_object, run, unknown
+from export_service.cli.job_view import as_object
+from export_service.cli.watch import run, unknown
 from export_service.failures import SettingsError
 from export_service.messages import JobCancelled, JobSnapshot
 from export_service.requests import Policy, parse

@@ -19,7 +19,7 @@ import pytest
 import typer
 from rich.console import RenderableType
 
-from export_service.cli import job_list, lag, terminal, watch, workers
+from export_service.cli import job_list, job_view, lag, terminal, watch, workers
 from export_service.cli.main import _register, app
 from export_service.history.explanation import Failed
 from export_service.messages import JobSnapshot, JobStatus
@@ -78,7 +78,7 @@ def grouped() -> list[Group]:
 FAILED = [
     Failed(f"Error{number}", 1000 - number, f"task {number}, name: {'a message ' * 20}", "results:0:1") for number in range(12)
 ]
-SEEN = watch.Seen(snapshot(), NOW, 1234.5, 98_765_432.1, 476.0, 42.0, FAILED, ("DynamoDB does not answer",), explained=True)
+SEEN = job_view.Seen(snapshot(), NOW, 1234.5, 98_765_432.1, 476.0, 42.0, FAILED, ("DynamoDB does not answer",), explained=True)
 
 
 @pytest.mark.parametrize("width", [80, 60, 120])
@@ -88,9 +88,9 @@ SEEN = watch.Seen(snapshot(), NOW, 1234.5, 98_765_432.1, 476.0, 42.0, FAILED, ("
         job_list.view([snapshot(), snapshot(status=JobStatus.COMPLETED_WITH_FAILURES, job_id="j" * 36)]),
         lag.view(lagging()),
         workers.view(grouped()),
-        watch.view(SEEN),
-        watch.view(watch.Seen(snapshot(total_tasks=None), NOW)),
-        watch.view(watch.Seen(snapshot(status=JobStatus.FAILED, error="ExportPlanFailed", cause="x" * 300), NOW)),
+        job_view.view(SEEN),
+        job_view.view(job_view.Seen(snapshot(total_tasks=None), NOW)),
+        job_view.view(job_view.Seen(snapshot(status=JobStatus.FAILED, error="ExportPlanFailed", cause="x" * 300), NOW)),
     ],
 )
 def test_a_view_fits_and_has_no_commands_for_the_terminal_in_it(view: RenderableType, width: int) -> None:
@@ -123,7 +123,7 @@ def test_where_nobody_looks_a_table_is_whole_and_has_no_blanks_at_its_ends() -> 
 
 
 def test_a_job_is_shown_with_its_failures_by_cause() -> None:
-    lines = plain(watch.view(SEEN), 80)
+    lines = plain(job_view.view(SEEN), 80)
     assert lines[0] == f"{JOB}  RUNNING"
     assert lines[1].endswith(" 51.0%")
     text = "\n".join(lines)
@@ -139,11 +139,11 @@ def test_a_job_is_shown_with_its_failures_by_cause() -> None:
     ):
         assert part in text
     assert "Error8" not in text
-    assert watch.line(SEEN._replace(at=datetime(2026, 1, 1, tzinfo=UTC), failed=FAILED[:2])) == (
+    assert job_view.line(SEEN._replace(at=datetime(2026, 1, 1, tzinfo=UTC), failed=FAILED[:2])) == (
         "2026-01-01T00:00:00.000Z RUNNING 612,345 of 1,200,000 files, 123.5 GB, 12,345 failed (Error0 1,000, Error1 999), "
         "1,234 files/s, 98.8 MB/s, about 7.9 min left"
     )
-    assert watch.as_object_of(SEEN)["failedBy"]["Error11"] == 989
+    assert job_view.as_object_of(SEEN)["failedBy"]["Error11"] == 989
 
 
 def test_partitions_are_written_as_ranges() -> None:
@@ -178,18 +178,18 @@ def test_a_job_that_has_ended_has_the_rate_of_all_its_time_if_one_attempt_did_it
     assert pace.files is None
 
 
-async def looks() -> AsyncGenerator[watch.Seen, None]:
+async def looks() -> AsyncGenerator[job_view.Seen, None]:
     job = snapshot()
     for version in (1, 1, 2):
-        yield watch.Seen(job.model_copy(update={"version": version}), NOW)
+        yield job_view.Seen(job.model_copy(update={"version": version}), NOW)
     end = snapshot(3, status=JobStatus.COMPLETED_WITH_FAILURES)
-    yield watch.Seen(end, NOW, troubles=("Kafka is away",))
-    yield watch.Seen(end, NOW, failed=FAILED[:1], troubles=("Kafka is away",), last=True)
+    yield job_view.Seen(end, NOW, troubles=("Kafka is away",))
+    yield job_view.Seen(end, NOW, failed=FAILED[:1], troubles=("Kafka is away",), last=True)
 
 
-def followed(**options: Any) -> watch.Seen:
-    lines, fields = watch.Changes(watch.line), watch.Changes(watch.as_object_of)
-    return asyncio.run(terminal.show(looks(), watch.view, fields, lines=lines, **options))
+def followed(**options: Any) -> job_view.Seen:
+    lines, fields = watch.Changes(job_view.line), watch.Changes(job_view.as_object_of)
+    return asyncio.run(terminal.show(looks(), job_view.view, fields, lines=lines, **options))
 
 
 def test_without_a_terminal_each_change_is_a_line_and_the_end_comes_once_and_whole(capsys: pytest.CaptureFixture[str]) -> None:
