@@ -42,7 +42,10 @@ def _main(
     del version
 
 
-def _register() -> None:
+def registered() -> typer.Typer:
+    """The app with its commands, whose modules are imported only now."""
+    if app.registered_commands:
+        return app
     from export_service.cli import (
         config,
         dead_letters,
@@ -87,6 +90,7 @@ def _register() -> None:
     app.add_typer(topics.app, name="topics")
     app.command("config")(config.config)
     app.command("doctor")(doctor.doctor)
+    return app
 
 
 def run() -> None:
@@ -94,10 +98,8 @@ def run() -> None:
     make_importable()
     # What its clients say of a broker that is away, our own sentence says. A worker has handlers for it.
     logging.getLogger("aiokafka").addHandler(logging.NullHandler())
-    if not app.registered_commands:
-        _register()
     try:
-        app(prog_name="export-service")
+        registered()(prog_name="export-service")
     except SettingsError as error:
         sys.stderr.write(f"export-service: wrong settings\n{error}\n")
         raise SystemExit(EXIT_SETTINGS) from None

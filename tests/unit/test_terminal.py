@@ -20,7 +20,7 @@ import typer
 from rich.console import RenderableType
 
 from export_service.cli import job_list, job_view, lag, terminal, watch, workers
-from export_service.cli.main import _register, app
+from export_service.cli.main import registered
 from export_service.history.explanation import Failed
 from export_service.messages import JobSnapshot, JobStatus
 from export_service.pace import Pace
@@ -284,9 +284,7 @@ SILENT = {("worker",), ("console",)}
 
 
 def test_every_command_that_prints_data_has_json_and_an_example() -> None:
-    if not app.registered_commands:
-        _register()
-    found = dict(every_command(typer.main.get_command(app)))
+    found = dict(every_command(typer.main.get_command(registered())))
     assert {("jobs",), ("watch",), ("workers",), ("topics", "lag"), ("dead-letters", "list")} <= found.keys()
     for path, command in found.items():
         assert "Example: " in (command.help or ""), path
