@@ -1,8 +1,8 @@
 """How every Kafka client of ours connects: the embedded broker, a TLS cluster, or one with SASL."""
 
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -48,14 +48,22 @@ def unreachable(settings: Settings, error: Exception) -> Unavailable:
     return Unavailable("Kafka", "EXPORT_KAFKA_BOOTSTRAP_SERVERS", detail)
 
 
+@contextmanager
+def kafka_errors(settings: Settings) -> Iterator[None]:
+    """What Kafka refuses inside, or does not answer, becomes Unavailable."""
+    try:
+        yield
+    except (TimeoutError, KafkaError) as error:
+        raise unreachable(settings, error) from None
+
+
 @asynccontextmanager
 async def asker(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
     """Asks the brokers about topics and groups. What Kafka refuses inside becomes Unavailable."""
     admin = AIOKafkaAdminClient(**connection(settings))
-    try:
-        await admin.start()
-        yield admin
-    except (TimeoutError, KafkaError) as error:
-        raise unreachable(settings, error) from None
-    finally:
-        await admin.close()
+    with kafka_errors(settings):
+        try:
+            await admin.start()
+            yield admin
+        finally:
+            await admin.close()

@@ -6,8 +6,8 @@ Each worker asks for the groups of its own roles; one with the watch for all, so
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
+from contextlib import aclosing, suppress
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -37,10 +37,17 @@ _NO_NEWS = 3
 
 
 class Lag(NamedTuple):
-    """`at`: time of the next record that is not committed, in seconds since the epoch; None: there is none, or it is not known yet."""
+    """`at`: time of the next record that is not committed, in seconds since the epoch; None: there is none, or it is not known yet.
+    `end`: the offset after the last record. `committed` is None if nothing is."""
 
     records: int
     at: float | None
+    end: int
+    committed: int | None
+
+    def seconds(self, now: float) -> float | None:
+        """Its age; 0 if nothing waits."""
+        return max(0.0, now - self.at) if self.at is not None else None if self.records else 0.0
 
 
 def groups(names_: Topics, roles: Collection[str]) -> dict[str, TopicSpec]:
@@ -84,8 +91,8 @@ class Lags:
         for (role, place), lag in self.found.items():
             labels = (role, place.topic.removeprefix(self._prefix), str(place.partition))
             yield Sample(names.LAG, lag.records, labels)
-            if lag.at is not None or not lag.records:
-                yield Sample(names.LAG_SECONDS, max(0.0, now - lag.at) if lag.at is not None else 0.0, labels)
+            if (age := lag.seconds(now)) is not None:
+                yield Sample(names.LAG_SECONDS, age, labels)
 
     async def run(self) -> None:
         """Until it is cancelled. Who looks on must not end what he looks at: whatever fails, the lags are not known for a while."""
@@ -97,14 +104,20 @@ class Lags:
                 await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _run(self) -> None:
-        """Raises Unavailable."""
+        async with aclosing(self.looks(self._settings.metrics.lag_seconds)) as looks:
+            async for _ in looks:
+                pass
+
+    async def looks(self, every: float) -> AsyncGenerator[None, None]:
+        """After each look, of which there is one in `every` seconds. Raises Unavailable."""
         async with outsider(self._settings, _FETCH_BYTES) as consumer, asker(self._settings) as admin:
             while True:
                 # A broker that nobody has used yet makes its topic of commits when it is first asked for them.
                 with suppress(GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError):
                     async with asyncio.timeout(self._settings.kafka.request_timeout_seconds):
                         await self.look(admin, consumer)
-                await asyncio.sleep(self._settings.metrics.lag_seconds)
+                    yield
+                await asyncio.sleep(every)
 
     async def look(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer) -> None:
         found: dict[tuple[str, TopicPartition], Lag] = {}
@@ -122,7 +135,7 @@ class Lags:
                         at = known[1]
                     else:
                         wanted[place] = (role, each.done)
-                found[role, place] = Lag(each.lag, at)
+                found[role, place] = Lag(each.lag, at, each.end, each.committed)
         times = await written(consumer, {place: offset for place, (_, offset) in wanted.items()}, _FETCH_SECONDS)
         for place, millis in times.items():
             role, offset = wanted[place]

@@ -8,12 +8,11 @@ from datetime import datetime
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
 from export_service.failures import Unavailable
 from export_service.settings import Settings
-from streams.kafka_client import connection, unreachable
+from streams.kafka_client import connection, kafka_errors
 from streams.topics import TopicSpec, declare
 
 LARGE_FETCH = 1024 * 1024
@@ -36,14 +35,13 @@ async def outsider(settings: Settings, fetch_bytes: int = LARGE_FETCH, wait_ms: 
         max_partition_fetch_bytes=fetch_bytes,
         fetch_max_wait_ms=wait_ms,
     )
-    try:
-        await consumer.start()
-        await asyncio.sleep(0)  # what it has started cannot be stopped before it has begun
-        yield consumer
-    except (TimeoutError, KafkaError) as error:
-        raise unreachable(settings, error) from None
-    finally:
-        await consumer.stop()
+    with kafka_errors(settings):
+        try:
+            await consumer.start()
+            await asyncio.sleep(0)  # what it has started cannot be stopped before it has begun
+            yield consumer
+        finally:
+            await consumer.stop()
 
 
 @asynccontextmanager

@@ -6,8 +6,8 @@ Topics have their short names here (`requests`, …, `jobs-changelog`), as in `e
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 
 from export_service.settings import Settings
 from export_service.verify.evidence import READERS, Bounds, Raw
-from streams.kafka_client import asker
+from streams.kafka_client import asker, kafka_errors
 from streams.offsets import bounds, committed, partitions
 from streams.reading import LARGE_FETCH, outsider, portions
 from streams.topics import declare, short_names, topics
@@ -41,7 +41,7 @@ def silent(_what: str, _done: int, _total: int) -> None:
 
 
 class TopicRanges:
-    """`async with` it: what Kafka refuses inside becomes Unavailable.
+    """`async with` it. Its methods raise Unavailable.
 
     Attributes:
         records, bytes: by topic, what was read. `bytes` are those of keys and values, uncompressed.
@@ -61,8 +61,8 @@ class TopicRanges:
             self._open = opening.pop_all()
         return self
 
-    async def __aexit__(self, *why: Any) -> None:
-        await self._open.__aexit__(*why)
+    async def __aexit__(self, *_: object) -> None:
+        await self._open.aclose()
 
     async def bounds(self, wanted: Iterable[str]) -> dict[tuple[str, int], Bounds]:
         """(topic, partition) -> where it begins and ends, and what its reader has committed. Commits are asked for first.
@@ -72,11 +72,12 @@ class TopicRanges:
         specs = {topic: self._specs[topic] for topic in wanted}
         await declare(self._settings, list(specs.values()), create=False)
         done: dict[TopicPartition, int] = {}
-        for topic in specs.keys() & READERS.keys():
-            done |= await self._committed(READERS[topic])
-        places = await partitions(self._admin, [spec.name for spec in specs.values()])
-        self._know(places)
-        found, short = await bounds(self._consumer, places, done), {spec.name: topic for topic, spec in specs.items()}
+        with kafka_errors(self._settings):
+            for topic in specs.keys() & READERS.keys():
+                done |= await self._committed(READERS[topic])
+            places = await partitions(self._admin, [spec.name for spec in specs.values()])
+            self._know(places)
+            found, short = await bounds(self._consumer, places, done), {spec.name: topic for topic, spec in specs.items()}
         return {(short[place.topic], place.partition): found[place] for place in places}
 
     def _know(self, places: Iterable[TopicPartition]) -> None:
@@ -98,7 +99,8 @@ class TopicRanges:
     async def offsets_at(self, topic: str, numbers: Iterable[int], millis: int) -> dict[int, int | None]:
         """Partition -> offset of its first record of that time (ms since the epoch) or later; None if there is none."""
         name = self._specs[topic].name
-        found = await self._consumer.offsets_for_times({TopicPartition(name, number): max(0, millis) for number in numbers})
+        with kafka_errors(self._settings):
+            found = await self._consumer.offsets_for_times({TopicPartition(name, number): max(0, millis) for number in numbers})
         return {place.partition: each.offset if each is not None else None for place, each in found.items()}
 
     async def read(
@@ -108,12 +110,10 @@ class TopicRanges:
         wanted = {TopicPartition(self._specs[span.topic].name, span.partition): span for span in spans if span.first < span.end}
         if not wanted:
             return
-        total, at = sum(span.end - span.first for span in wanted.values()), {place: span.first for place, span in wanted.items()}
-        begun = sum(at.values())
-        try:
-            async with aclosing(
-                portions(self._consumer, {place: (span.first, span.end) for place, span in wanted.items()})
-            ) as found:
+        limits = {place: (span.first, span.end) for place, span in wanted.items()}
+        total, done = sum(end - first for first, end in limits.values()), dict.fromkeys(wanted, 0)
+        with self._reading(wanted):
+            async with aclosing(portions(self._consumer, limits)) as found:
                 async for place, records in found:
                     topic = wanted[place].topic
                     for record in records:
@@ -122,11 +122,17 @@ class TopicRanges:
                         self.bytes[topic] += len(key) + len(record.value or b"")
                         if keys is None or keys(key):
                             yield _raw(topic, record)
-                    at[place] = records[-1].offset + 1
-                    progress("topics", sum(at.values()) - begun, total)
+                    done[place] = records[-1].offset + 1 - wanted[place].first
+                    progress("topics", sum(done.values()), total)
             progress("topics", total, total)
+
+    @contextmanager
+    def _reading(self, places: Iterable[TopicPartition]) -> Iterator[None]:
+        try:
+            with kafka_errors(self._settings):
+                yield
         finally:
-            self._consumer.pause(*wanted)
+            self._consumer.pause(*places)
 
 
 def _raw(topic: str, record: Any) -> Raw:
