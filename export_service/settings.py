@@ -181,6 +181,25 @@ class Metrics(Group):
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
 
 
+class Console(Group):
+    host: Annotated[str, Field(description="address that the console listens on")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="0: a free one")] = 8780
+    names: Annotated[
+        Annotated[tuple[str, ...], NoDecode],
+        Field(description="host names that browsers reach it by, besides localhost and IP addresses, comma separated"),
+    ] = ()
+    token: Annotated[
+        SecretStr | None,
+        Field(min_length=16, description="who signs in with it may cancel, redrive and replay; unset: the console only shows"),
+    ] = None
+    jobs: Annotated[int, Field(ge=100, description="jobs kept in memory, those that moved last; others are found by id")] = 20_000
+
+    @field_validator("names", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return tuple(part.strip().lower() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
 class Log(Group):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Annotated[Literal["auto", "json", "console"], Field(description="auto: console on a TTY, else json")] = "auto"
@@ -234,6 +253,7 @@ class Settings(BaseSettings):
     watch: Watch = Watch()
     worker: Worker = Worker()
     metrics: Metrics = Metrics()
+    console: Console = Console()
     log: Log = Log()
     aws: Aws = Field(default_factory=Aws)
 
@@ -285,7 +305,11 @@ def load(**overrides: object) -> Settings:
         for mistake in error.errors():
             name = "EXPORT_" + "_".join(str(part) for part in mistake["loc"]).upper()
             # A name that is not known may be a password's with a slip in it; a group's input is all of it.
-            shown = isinstance(mistake["input"], str) and mistake["type"] != "extra_forbidden" and "password" not in name.lower()
+            shown = (
+                isinstance(mistake["input"], str)
+                and mistake["type"] != "extra_forbidden"
+                and not any(word in name for word in ("PASSWORD", "TOKEN"))
+            )
             given = f"={mistake['input']!r}" if shown else ""
             lines.append(without_secrets(f"{name.rstrip('_')}{given}: {mistake['msg'].removeprefix('Value error, ')}"))
         raise SettingsError("\n".join(lines)) from None

@@ -44,6 +44,7 @@ def _main(
 def _register() -> None:
     from export_service.cli import (
         config,
+        console,
         dead_letters,
         demo,
         dev,
@@ -62,6 +63,7 @@ def _register() -> None:
 
     app.command("demo")(demo.demo)
     app.add_typer(dev.app, name="dev")
+    app.command("console")(console.console)
     app.command("worker")(worker.worker)
     app.command("submit")(jobs.submit)
     app.command("status")(jobs.status)
