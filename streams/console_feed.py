@@ -53,6 +53,8 @@ class ConsoleFeed:
             try:
                 await read()
             except Unavailable as error:
+                if self.now.problem != str(error):
+                    self._log.warning(str(error), setting=error.setting)
                 self.now.problem = str(error)
                 await self._tell()
             await asyncio.sleep(_AGAIN_SECONDS)

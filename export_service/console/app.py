@@ -49,15 +49,15 @@ class Console:
     feed: a `streams.console_feed.ConsoleFeed`, which `serve` runs.
     """
 
-    def __init__(self, settings: Settings, feed: Any) -> None:
-        self._settings, self._feed = settings, feed
+    def __init__(self, settings: Settings, feed: Any, log: Any) -> None:
+        self._settings, self._feed, self._log = settings, feed, log
         self._views = LiveViews(feed.now, feed.jobs, settings.console.jobs)
         token = settings.console.token
         self._sessions = Sessions(token.get_secret_value() if token else None)
         self._histories = Histories(settings, feed.jobs, self._views.render)
         self._letters: Costly[list[Kept]] = Costly(self._load_letters, seconds=5)
         self._browsing = asyncio.Semaphore(2)
-        self._rendered: dict[str, tuple[int, str | None]] = {}
+        self._rendered: dict[str, tuple[tuple[int, int], str | None]] = {}
         self._viewers = 0
         self._guessing = asyncio.Lock()
 
@@ -141,6 +141,8 @@ class Console:
 
     async def _job(self, request: web.Request) -> web.Response:
         job_id = request.match_info["job"]
+        if self._feed.jobs.get(job_id) is None:
+            await self._look_up(job_id)
         live = self._live(f"/jobs/{quote(job_id, safe='')}")
         if live is None:
             raise web.HTTPNotFound
@@ -159,6 +161,16 @@ class Console:
             grid=grid,
             history=history,
         )
+
+    async def _look_up(self, job_id: str) -> None:
+        """One that is too old to be kept in memory may be in the table."""
+        from export_service.cli.explain import snapshot_of
+
+        try:
+            if (snapshot := await snapshot_of(self._settings, job_id)) is not None:
+                self._feed.jobs.see(snapshot, moved=False)
+        except ExportError as error:
+            self._log.warning("Cannot look up a job", jobId=job_id, reason=str(error))
 
     async def _part(self, request: web.Request) -> web.Response:
         html = await self._histories.part(request.path.rsplit("/", 1)[1], request.match_info["job"])
@@ -228,12 +240,13 @@ class Console:
 
     def _live(self, target: str) -> str | None:
         """Rendered once for all who look at it."""
-        version, html = self._rendered.get(target, (-1, None))
-        if version != self._feed.version:
+        known, html = self._rendered.get(target, ((-1, -1), None))
+        version = (self._feed.version, self._feed.jobs.changes)
+        if known != version:
             html = self._views.live(target)
             if len(self._rendered) > _VIEWERS:
                 self._rendered.clear()
-            self._rendered[target] = (self._feed.version, html)
+            self._rendered[target] = (version, html)
         return html
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
@@ -348,7 +361,7 @@ async def serving(settings: Settings, log: Any) -> AsyncIterator[tuple[str, "asy
     from streams.console_feed import ConsoleFeed
 
     feed = ConsoleFeed(settings, log)
-    runner = web.AppRunner(Console(settings, feed).app(), access_log=None, shutdown_timeout=1)
+    runner = web.AppRunner(Console(settings, feed, log).app(), access_log=None, shutdown_timeout=1)
     await runner.setup()
     running = asyncio.create_task(feed.run())
     try:

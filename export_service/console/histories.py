@@ -66,7 +66,9 @@ class Histories:
             raise _TooLong(
                 f"Its history lies among {among:,} records, which takes too long for a page: export-service explain {job_id}"
             )
-        found = await explained(self._settings, job_id, datetime.now(UTC), now=True, table=True, progress=lambda *_: None)
+        found = await explained(
+            self._settings, job_id, datetime.now(UTC), now=True, table=True, progress=lambda *_: None, known=known
+        )
         return self._render("parts/history.html", **_values(found))
 
 

@@ -61,11 +61,12 @@ class SeenJobs:
     def get(self, job_id: str) -> JobSnapshot | None:
         return self._jobs.get(job_id)
 
-    def see(self, new: JobSnapshot) -> None:
+    def see(self, new: JobSnapshot, *, moved: bool = True) -> None:
+        """`moved` False: it was looked up, and is of any time."""
         known = self._jobs.get(new.job_id)
         if known is not None and (known.attempt, known.version) >= (new.attempt, new.version):
             return
-        if self.live:
+        if self.live and moved:
             # A later run begins with less than the one before had: that is no work undone.
             self.files += max(0, _ended(new) - (_ended(known) if known else 0))
             self.bytes += max(0, new.bytes - (known.bytes if known else 0))
