@@ -8,6 +8,7 @@ token that is refused is known to be one that we may have used.
 import asyncio
 from collections.abc import Awaitable
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 from aiolimiter import AsyncLimiter
 from pydantic import ValidationError
@@ -141,12 +142,19 @@ class Answerer:
 def callback(
     answerer: Answerer, reporter: Reporter, publisher: Publisher, dead_letters: DeadLetters, topics: Topics, log: Any
 ) -> Handle:
+    writing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def written(completed: JobCompleted) -> str | None:
+        # In their order: where many are read again, the report of an earlier run must not be the last that is written.
+        async with writing.setdefault(completed.snapshot.job_id, asyncio.Lock()):
+            return await until_available(lambda: write_with_retries(reporter, completed, log), log)
+
     async def handle(record: Incoming, entry: Entry) -> None:
         try:
             completed = JobCompleted.model_validate_json(record.value or b"")
         except ValidationError as error:
             return entry.after([await dead_letters.put(record, error)])
-        said = await answerer.answer(completed, until_available(lambda: write_with_retries(reporter, completed, log), log))
+        said = await answerer.answer(completed, written(completed))
         if said is None:
             return entry.done()
         key = said.job_id.encode()

@@ -9,19 +9,22 @@ every half second. At a drain, the outcomes so far are published and the rest of
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from msgspec.structs import replace
 
 from agents.cancelled import Cancelled
+from export_service import metric_names as names
 from export_service.backoff import until_available
+from export_service.download_counts import DownloadCounts
 from export_service.fair_queue import FairQueue
 from export_service.hosts import Hosts, host_of
 from export_service.messages import Outcome, Task, TaskBatch, TaskResult, TaskResults
 from export_service.ports import Ledger, Publisher
 from export_service.readers import Unreadable, read_batch
+from export_service.samples import Sample
 from export_service.sealing import unseal
 from export_service.settings import Download
 from export_service.transfer import Busy, Done, Stop, result
@@ -89,10 +92,12 @@ class Downloader:
         topics: Topics,
         log: Any,
         settings: Download,
+        counts: DownloadCounts | None = None,
     ) -> None:
         self._transfers, self._ledger, self._publisher = transfers, ledger, publisher
         self._dead_letters, self._topics, self._log = dead_letters, topics, log
         self._settings, self.hosts = settings, Hosts(settings)
+        self._counts = counts or DownloadCounts(())
         self.waiting: FairQueue[_Waiting] = FairQueue()
         self.ended = 0
         """Tasks, since the start."""
@@ -123,7 +128,7 @@ class Downloader:
         self._open.add(batch)
         if self._is_cancelled(batch):
             for task in parsed.tasks:
-                self._ended(batch, _cancelled(task))
+                self._ended(batch, _cancelled(task), host_of(task.url))
         else:
             for task in parsed.tasks:
                 self._put(_Waiting(batch, task, host_of(task.url), 0))
@@ -140,12 +145,12 @@ class Downloader:
         self.waiting.keep(lambda item: item.batch not in cancelled)
         for batch in cancelled:
             for task in [task for task in batch.batch.tasks if task.index in batch.left]:
+                host = host_of(task.url)
                 if stop := batch.stops.pop(task.index, None):
                     stop()
-                    host = host_of(task.url)
                     self.hosts.stopped(host)
                     self._free(batch, host)
-                self._ended(batch, _cancelled(task))
+                self._ended(batch, _cancelled(task), host)
         self._fill()
 
     async def drain(self, seconds: float) -> None:
@@ -161,9 +166,21 @@ class Downloader:
         for batch in list(self._open):
             await self._hand_back(batch)
 
+    @property
+    def full(self) -> bool:
+        """No more is read until something here has ended."""
+        return self.draining or len(self.waiting) >= READ_AHEAD
+
+    def samples(self) -> Iterator[Sample]:
+        yield from self._counts.samples()
+        yield Sample(names.SLOTS, self.busy, ("busy",))
+        yield Sample(names.SLOTS, self._settings.concurrency, ("most",))
+        yield Sample(names.WAITING, len(self.waiting))
+        yield Sample(names.PAUSED, len(self._timers))
+
     def _put(self, item: _Waiting, *, first: bool = False) -> None:
         if self.hosts.given_up(item.host):
-            self._ended(item.batch, self._of_busy_host(item))
+            self._ended(item.batch, self._of_busy_host(item), item.host)
         else:
             self.waiting.put(item.batch.user, item.batch.batch.job_id, item.host, item, first=first)
 
@@ -203,7 +220,7 @@ class Downloader:
             self._busy(item, age, ended)
         else:
             self.hosts.answered(item.host, age, ended)
-            self._ended(item.batch, ended)
+            self._ended(item.batch, ended, item.host)
         self._fill()
 
     def _busy(self, item: _Waiting, age: int, busy: Busy) -> None:
@@ -212,13 +229,13 @@ class Downloader:
         self.waiting.pause(item.host)
         self._resume(item.host)
         if busy.failed.attempts >= self._settings.attempts:
-            self._ended(item.batch, busy.failed)
+            self._ended(item.batch, busy.failed, item.host)
         else:
             self._put(item._replace(tried=busy.failed.attempts), first=first)
         if self.hosts.given_up(item.host):
             self._log.warning("Host is given up until it answers well", host=item.host, status=busy.failed.message)
             for each in self.waiting.take(item.host):
-                self._ended(each.batch, self._of_busy_host(each))
+                self._ended(each.batch, self._of_busy_host(each), each.host)
 
     def _resume(self, host: str) -> None:
         if (seconds := self.hosts.pause(host)) > 0:
@@ -243,8 +260,9 @@ class Downloader:
         self.busy -= 1
         self.waiting.ended(batch.user, batch.batch.job_id, host)
 
-    def _ended(self, batch: _Batch, ended: TaskResult) -> None:
+    def _ended(self, batch: _Batch, ended: TaskResult, host: str) -> None:
         self.ended += 1
+        self._counts.add(host, ended)
         batch.unpublished.append(ended)
         batch.left.discard(ended.index)
         if not batch.left and batch in self._open:

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 from export_service import manifests, names
 from export_service.backoff import until_available
@@ -84,7 +85,7 @@ class FileLists:
         elif request.prefix is not None:
             async for url, size in self._sources.list(request.prefix):
                 try:
-                    name = names.check_name(url.removeprefix(request.prefix))
+                    name = names.check_name(unquote(url.removeprefix(request.prefix)))
                 except ValueError as error:
                     raise PlanError(f"{url}: name: {error}") from None
                 yield ((url, url, None, name, size, None),)

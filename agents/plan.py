@@ -12,6 +12,7 @@ import asyncio
 import errno
 import time
 from collections import deque
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from pydantic import ValidationError
 from agents.cancelled import Cancelled
 from agents.file_list import CHANGED, FileLists, Whole
 from agents.pacing import NoMoreTurns, Pacer
+from export_service import metric_names as names
 from export_service.backoff import pauses, until_available
 from export_service.batching import MAX_BATCH_BYTES, batch_limit
 from export_service.failures import PlanError, TransferError, Unavailable
 from export_service.messages import ExportRequested, JobAccepted, JobPlanned, PlanFailed, Record, Task, TaskBatch
 from export_service.ports import Ledger, Planned, Publisher
+from export_service.samples import Sample
 from export_service.shards import SHARD_TASKS, bitmap_from_text
 from export_service.spool import Batch, Spool
 from streams.ack_window import Entry
@@ -56,6 +59,11 @@ class Planner:
         self._cancelled = Cancelled()
         self._runs: set[_Run] = set()
         self._complained = -_COMPLAIN_SECONDS
+        self._handed_out = 0
+
+    def samples(self) -> Iterator[Sample]:
+        yield Sample(names.TASKS_PLANNED, self._handed_out)
+        yield Sample(names.PLANS, len(self._runs))
 
     async def plan(self, request: ExportRequested, entry: Entry) -> bool:
         """Hand out all tasks and say how many there are. True: all of it is confirmed. False: the next owner goes on."""
@@ -207,6 +215,7 @@ class Planner:
                     confirmed = await self._publisher.send(topic, key, batch.record, partition=turn.partition)
                     turn.sent(confirmed)
                 run.sent(batch, confirmed)
+                self._handed_out += batch.tasks
                 if time.monotonic() - run.saved_at > _SAVE_SECONDS:
                     await self._save(run)
         run.finished = run.failed and not run.entry.lost

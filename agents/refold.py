@@ -3,14 +3,12 @@
 The same on any day, as the records' times are the only clock of the fold.
 """
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any
 
 from pydantic import ValidationError
 
-from agents.tally import counter
+from agents.counter import Counter, Happened
 from export_service import jobs as folding
 from export_service.history.moves import Moved
 from export_service.history.records import body
@@ -36,8 +34,7 @@ class Refold:
     def __init__(self, names: Topics) -> None:
         self._jobs_table, self._shards_table = Values(), Values()
         self._jobs, self._shards = Jobs(self._jobs_table), Shards(self._shards_table)
-        self._outputs, self._completions = _Outputs(), names.completions.name
-        self._count = counter(self._jobs, self._shards, self._outputs, names, _NEVER)
+        self._counter = Counter(self._jobs, self._shards, names, _NEVER)
         self.completions: dict[tuple[str, int], JobCompleted] = {}
         self.unread: list[str] = []
 
@@ -53,11 +50,12 @@ class Refold:
         job_id = folding.job_of(event)
         before = self._jobs.get(job_id)
         record = Incoming(Place(raw.topic, raw.partition), raw.offset, from_millis(raw.timestamp), raw.key, raw.value)
-        await self._count(event, record)
-        for topic, value in self._outputs.taken():
-            if topic == self._completions:
-                completed = JobCompleted.model_validate_json(value)
-                self.completions[job_id, completed.snapshot.attempt] = completed
+        happened = Happened(event, record, [])
+        self._counter.count(job_id, [happened])
+        for _, output in happened.outputs:
+            if isinstance(output, JobCompleted):
+                # As a reader of the topic has it.
+                self.completions[job_id, output.snapshot.attempt] = JobCompleted.model_validate_json(output.to_bytes())
         after = self._jobs.get(job_id)
         # An event that changes nothing of a job that nobody knows is not kept: a stale one, say, that came first.
         return None if after is None else Moved(raw, event, before, after)
@@ -80,28 +78,3 @@ class Refold:
     @property
     def jobs(self) -> list[str]:
         return [key.decode() for key in self._jobs_table]
-
-
-class _Outputs:
-    """A publisher that has no connection."""
-
-    def __init__(self) -> None:
-        self._records: list[tuple[str, bytes]] = []
-
-    async def send(
-        self,
-        topic: str,
-        key: bytes | None,  # noqa: ARG002
-        value: bytes | None,
-        *,
-        partition: int | None = None,  # noqa: ARG002
-        headers: Mapping[str, bytes] | None = None,  # noqa: ARG002
-    ) -> "asyncio.Future[Any]":
-        self._records.append((topic, value or b""))
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        return done
-
-    def taken(self) -> list[tuple[str, bytes]]:
-        records, self._records = self._records, []
-        return records

@@ -6,15 +6,17 @@ that is refused because nobody waits any more ends the job, and so does its dead
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from export_service import metric_names as names
 from export_service.failures import CallbackError, CallbackRefused, Unavailable
-from export_service.messages import JobCancelled, JobSnapshot, iso_millis
+from export_service.messages import JobCancelled, JobSnapshot, JobStatus, iso_millis
 from export_service.metrics import Metrics
 from export_service.ports import Clock, Ledger, Publisher, TaskCallback
+from export_service.samples import Sample
 from export_service.settings import Watch as WatchSettings
 
 _AGAIN = timedelta(seconds=60)
@@ -61,6 +63,14 @@ class Watch:
     def __len__(self) -> int:
         """Open jobs."""
         return len(self._open)
+
+    def samples(self) -> Iterator[Sample]:
+        now, jobs = self._clock.now(), [job.snapshot for job in self._open.values()]
+        still = [(now - job.updated_at).total_seconds() for job in jobs]
+        for status in (JobStatus.PENDING, JobStatus.RUNNING):
+            yield Sample(names.JOBS_OPEN, sum(job.status is status for job in jobs), (status.value,))
+        yield Sample(names.JOBS_STUCK, sum(seconds >= self._settings.stuck_seconds for seconds in still))
+        yield Sample(names.JOB_STILL_SECONDS, max(0.0, *still) if still else 0.0)
 
     def see(self, snapshot: JobSnapshot) -> None:
         known = self._open.get(snapshot.job_id)

@@ -41,7 +41,7 @@ class Request(NamedTuple):
     """
 
     method: str = "GET"
-    headers: Sequence[str] = ()
+    headers: Sequence[str | bytes] = ()
     body: bytes | None = None
     patient: bool = False
 
@@ -150,10 +150,11 @@ class Response:
     def headers(self) -> dict[str, str]:
         """Of the answer, names in lower case."""
         found: dict[str, str] = {}
-        for line in b"".join(self._headers).decode("latin-1").splitlines():
+        # Not what Python takes for lines and spaces: bytes of UTF-8 are among those.
+        for line in b"".join(self._headers).decode("latin-1").split("\n"):
             name, colon, value = line.partition(":")
             if colon:
-                found[name.strip().lower()] = value.strip()
+                found[name.strip().lower()] = value.strip(" \t\r")
             elif name.startswith("HTTP/"):
                 found.clear()  # what was before is another answer's, such as 103
         return found
@@ -310,9 +311,9 @@ class Curl:
     def release(self, response: Response) -> None:
         response.on_filled = None
         response.leave_line()
-        response.let_go()
         if self._running.pop(response.handle, None):
             self._multi.remove_handle(response.handle)
+        response.let_go()  # not before: libcurl may be sending it
         self._idle.append(response)
 
     def _watch(self, event: int, fd: int, _multi: object, _data: object) -> None:

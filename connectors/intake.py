@@ -7,7 +7,7 @@ and the state that waits for it is told at once. So does one that brings the con
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -15,6 +15,7 @@ from itertools import islice
 from traceback import extract_tb
 from typing import Any, TypeVar
 
+from export_service import metric_names as names
 from export_service.backoff import pauses
 from export_service.callbacks import failure
 from export_service.failures import CallbackError, CallbackThrottled, RequestRejected, Unavailable
@@ -23,6 +24,7 @@ from export_service.metrics import Metrics
 from export_service.ports import Clock, Ledger, Publisher, QueueMessage, RequestQueue, TaskCallback
 from export_service.redaction import body_without_secrets, names_token, without_secrets
 from export_service.requests import Parsed, Policy, parse
+from export_service.samples import Sample
 from export_service.sealing import new_key
 from export_service.settings import Callback, Queue
 
@@ -90,6 +92,9 @@ class Intake:
         for error in (self._failure, *ended):
             if error is not None and not isinstance(error, asyncio.CancelledError):
                 raise error
+
+    def samples(self) -> Iterator[Sample]:
+        yield Sample(names.QUEUE_WORK, len(self._work))
 
     async def _receive(self) -> None:
         with suppress(_Stopping):
@@ -213,6 +218,7 @@ class Intake:
             await (await self._publisher.send(self._dead_letters, key, letter))
 
         await self._until_available(publish)
+        self._metrics.dead_letters.labels("sqs").inc()
         self._metrics.requests_rejected.labels({None: "no_token", True: "true", False: "false"}[told]).inc()
         self._log.warning("Rejected export request", jobId=rejected.job_id, messageId=message.id, reason=rejected.reason)
 

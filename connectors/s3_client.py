@@ -6,13 +6,14 @@ botocore still says where a bucket is and with which credentials, so that its se
 import asyncio
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import ClientError, CredentialRetrievalError
 
-from connectors.aws import THROTTLED, Clients
+from connectors.aws import AWS_ERRORS, THROTTLED, Clients, code_of, is_transient
 from connectors.curl import Curl, CurlError, Request, Response
 from connectors.http_files import failure_of as curl_failure
 from connectors.s3_signing import EMPTY, UNSIGNED, Signer, quoted_path, quoted_query
@@ -24,8 +25,8 @@ _CREDENTIALS_SECONDS = 30.0
 BUSY = ("SlowDown", "ServiceUnavailable", "RequestLimitExceeded", "TooManyRequests", "503", "429")
 """Failure classes with which S3 asks for fewer requests."""
 _CLASSES = {"NoSuchKey": "ObjectNotFound", "404": "ObjectNotFound", "NoSuchBucket": "BucketNotFound", "403": "AccessDenied"}
-_AGAIN = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "ExpiredToken", *THROTTLED)
-"""What did not arrive as it was sent, or not in time, with status 400."""
+_AGAIN = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "ExpiredToken", "NoSuchUpload", *THROTTLED)
+"""What did not arrive as it was sent, or not in time, with status 400; and an upload that is gone: the next try begins anew."""
 
 
 class Object(NamedTuple):
@@ -42,10 +43,10 @@ class Object(NamedTuple):
 
     @classmethod
     def at(cls, url: str) -> "Object":
-        """Of s3://bucket/key. A key is taken as it is written; it may have a '?' only as %3F."""
-        parts = urlsplit(url)
-        key = parts.path.lstrip("/")
-        return cls(parts.netloc, unquote(key) if "%" in key else key)
+        """Of s3://bucket/key. A key is taken as it is written, with a '#' too; a '?' and a '%' are %3F and %25."""
+        bucket, _, rest = url.removeprefix("s3://").partition("/")
+        key = rest.partition("?")[0].lstrip("/")
+        return cls(bucket, unquote(key) if "%" in key else key)
 
 
 class Answer(NamedTuple):
@@ -86,7 +87,7 @@ class S3Client:
         if self.at_hand(bucket):
             return
         async with self._asking:
-            try:
+            with _asking(bucket):
                 if time.monotonic() >= self._asked_at + _CREDENTIALS_SECONDS:
                     credentials = await self._clients.credentials()
                     if credentials != self._credentials:
@@ -96,9 +97,6 @@ class S3Client:
                     self._asked_at = time.monotonic()
                 if bucket not in self._places:
                     self._places[bucket] = await self._place(self.boto, bucket)
-            except BotoCoreError as error:
-                text = f"s3://{bucket}/ cannot be asked: {type(error).__name__}"
-                raise TransferError("AwsNotConfigured", text, retryable=False) from None
 
     async def moved(self, bucket: str, response: Response) -> bool:
         """Whether the answer says that the bucket is in another region; the next call goes there."""
@@ -107,8 +105,9 @@ class S3Client:
         region = response.header("x-amz-bucket-region") or texts(response.body or b"").get("Region")
         if region is None or region == self._places[bucket].signer.region:
             return False
-        async with self._clients.open("s3", region=region) as client:
-            self._places[bucket] = await self._place(client, bucket)
+        with _asking(bucket):
+            async with self._clients.open("s3", region=region) as client:
+                self._places[bucket] = await self._place(client, bucket)
         return True
 
     async def _place(self, client: Any, bucket: str) -> _Place:
@@ -137,7 +136,7 @@ class S3Client:
             # libcurl would say that it is a form, and wait for leave to send a large one.
             signed += ["Expect:"] if headers and "content-type" in headers else ["Content-Type:", "Expect:"]
         url = f"{place.base}/{key}?{fields}" if fields else f"{place.base}/{key}"
-        return self._curl.start(url, seconds, Request(method, signed, body, patient))
+        return self._curl.start(url, seconds, Request(method, [line.encode() for line in signed], body, patient))
 
     def get_object(self, what: Object, headers: Mapping[str, str] | None = None, seconds: float = 0) -> Response:
         """As `start`."""
@@ -151,26 +150,33 @@ class S3Client:
         return await self._ask("PUT", what, headers, body=body, payload=payload)
 
     async def copy_object(self, what: Object, headers: Mapping[str, str]) -> Answer:
-        return await self._ask("PUT", what, headers, body=b"", patient=True)
+        return _made(await self._ask("PUT", what, headers, body=b"", patient=True), "ETag", what)
 
     async def create_multipart_upload(self, what: Object, headers: Mapping[str, str]) -> str:
         answer = await self._ask("POST", what, headers, {"uploads": ""}, b"")
-        return answer.fields["UploadId"]
+        return _made(answer, "UploadId", what).fields["UploadId"]
 
     async def upload_part(self, what: Object, upload: str, number: int, body: bytes, headers: Mapping[str, str]) -> Answer:
-        return await self._ask("PUT", what, headers, {"partNumber": number, "uploadId": upload}, body, payload=UNSIGNED)
+        answer = await self._ask("PUT", what, headers, {"partNumber": number, "uploadId": upload}, body, payload=UNSIGNED)
+        return _made(answer, "etag", what)
 
     async def upload_part_copy(self, what: Object, upload: str, number: int, headers: Mapping[str, str]) -> Answer:
-        return await self._ask("PUT", what, headers, {"partNumber": number, "uploadId": upload}, b"", patient=True)
+        answer = await self._ask("PUT", what, headers, {"partNumber": number, "uploadId": upload}, b"", patient=True)
+        return _made(answer, "ETag", what)
 
     async def complete_multipart_upload(self, what: Object, upload: str, parts: Sequence[Mapping[str, str]]) -> Answer:
         """`parts`: in order, elements of each by name."""
         listed = "".join(f"<Part>{''.join(f'<{name}>{text}</{name}>' for name, text in part.items())}</Part>" for part in parts)
         body = f'<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{listed}</CompleteMultipartUpload>'
-        return await self._ask("POST", what, {}, {"uploadId": upload}, body.encode(), payload=UNSIGNED, patient=True)
+        answer = await self._ask("POST", what, {}, {"uploadId": upload}, body.encode(), payload=UNSIGNED, patient=True)
+        return _made(answer, "ETag", what)
 
     async def abort_multipart_upload(self, what: Object, upload: str) -> None:
-        await self._ask("DELETE", what, {}, {"uploadId": upload})
+        try:
+            await self._ask("DELETE", what, {}, {"uploadId": upload})
+        except TransferError as error:
+            if error.error != "NoSuchUpload":
+                raise
 
     async def _ask(
         self,
@@ -212,6 +218,24 @@ class S3Client:
         failed = TransferError(class_of(code), f"S3 answered {code} for {without_query(shown)}", retryable=retryable)
         failed.status, failed.retry_after = status, response.retry_after
         return failed
+
+
+def _made(answer: Answer, field: str, what: Object) -> Answer:
+    """A 200 that does not say what was made is no success: S3 sends it before it knows."""
+    if field not in answer.fields and field not in answer.headers:
+        raise TransferError("IncompleteAnswer", f"S3 answered 200 without {field} for {what.url}", retryable=True)
+    return answer
+
+
+@contextmanager
+def _asking(bucket: str) -> Iterator[None]:
+    """Whoever gives credentials (STS, a metadata server) may fail like any other service."""
+    try:
+        yield
+    except AWS_ERRORS as error:
+        transient = is_transient(error) or isinstance(error, CredentialRetrievalError)
+        text = f"s3://{bucket}/ cannot be asked: {code_of(error) if isinstance(error, ClientError) else type(error).__name__}"
+        raise TransferError("AwsUnavailable" if transient else "AwsNotConfigured", text, retryable=transient) from None
 
 
 def class_of(code: str) -> str:

@@ -41,9 +41,10 @@ class S3Copies:
                 error.busy = error.error in BUSY
                 raise
             return None  # who asks for it is told what is wrong: a HEAD's answer has no words
-        size, sha256 = int(found.headers["content-length"]), _whole_sha256(found.headers)
-        if hashed and sha256 is None:
+        length, sha256 = found.headers.get("content-length", ""), _whole_sha256(found.headers)
+        if not length.isdecimal() or "etag" not in found.headers or (hashed and sha256 is None):
             return None
+        size = int(length)
         check(size, sha256)
         try:
             if size <= self._whole:
@@ -86,7 +87,7 @@ class S3Copies:
                 moved()
 
         try:
-            await upload.begin({name: value for name, value in found.headers.items() if _is_kept(name)})
+            await upload.begin({name: _text(value) for name, value in found.headers.items() if _is_kept(name)})
             async with asyncio.TaskGroup() as group:
                 for _ in range(_AT_A_TIME):
                     group.create_task(some())
@@ -100,6 +101,11 @@ class S3Copies:
 
 def _is_kept(name: str) -> bool:
     return name in _KEPT or name.startswith("x-amz-meta-")
+
+
+def _text(value: str) -> str:
+    """Of a header's bytes, which came as Latin-1: what is signed and sent is UTF-8."""
+    return value.encode("latin-1").decode(errors="replace")
 
 
 def _whole_sha256(headers: Mapping[str, str]) -> str | None:

@@ -37,12 +37,12 @@ class S3Download:
         response.is_large()
         try:
             await filled(response, self._what.url)
-            await self._check(response, f"bytes {first}-{stop - 1}/{self.size}", validator)
+            self._check(response, f"bytes {first}-{stop - 1}/{self.size}", validator)
             yield read_blocks(response, self._what.url)
         finally:
             response.release()
 
-    async def _check(self, response: Response, span: str, validator: str) -> None:
+    def _check(self, response: Response, span: str, validator: str) -> None:
         got = response.header("content-range"), response.header("etag")
         if response.status == 206 and got == (span, validator):
             return
@@ -114,12 +114,13 @@ class S3Files:
 
     async def list(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
         bucket, key = Object.at(prefix)
+        above = prefix if key or prefix.endswith("/") else prefix + "/"
         pages = self._client.boto.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
         try:
             async for page in pages:
                 for found in page.get("Contents", ()):
                     if not found["Key"].endswith("/"):  # the marker that consoles create for an empty folder
-                        yield f"s3://{bucket}/{found['Key']}", found["Size"]
+                        yield above + found["Key"].removeprefix(key).replace("%", "%25").replace("?", "%3F"), found["Size"]
         except (BotoCoreError, ClientError) as error:
             failed = _listing_failure(error, prefix)
             if failed.retryable:

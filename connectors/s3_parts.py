@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import cast
 
+from connectors.large_files import LARGE
 from connectors.s3_store import S3Prefix
 from connectors.s3_uploads import Upload, again, part_size
 from export_service.failures import RangeRefused, TransferError
@@ -16,8 +17,6 @@ from export_service.memory_share import MemoryShare
 from export_service.messages import Task
 from export_service.ports import Destination, Download, LargeDownload
 
-LARGE = 16 * 1024 * 1024
-"""Bytes of the smallest file that goes this way."""
 _AT_A_TIME = 4
 """Parts of one file."""
 _KEPT = 1000

@@ -28,7 +28,7 @@ class Signer:
         Args:
             path: quoted, as it is sent.
             query: as it is sent: sorted, quoted, each name with a `=`.
-            headers: names in lower case.
+            headers: names in lower case, values without spaces around them.
             payload: SHA-256 of the body in hexadecimal, or UNSIGNED.
         """
         at = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")
@@ -38,11 +38,14 @@ class Signer:
             all_headers["x-amz-security-token"] = self.credentials.token
         names = sorted(all_headers)
         lines, signed = "".join([f"{name}:{all_headers[name]}\n" for name in names]), ";".join(names)
+        while "  " in lines:
+            lines = lines.replace("  ", " ")
         request = hashlib.sha256(f"{method}\n{path}\n{query}\n{lines}\n{signed}\n{payload}".encode()).hexdigest()
         text = f"{_ALGORITHM}\n{at}\n{scope}\n{request}"
         signature = hmac.digest(self._key_of(at[:8]), text.encode(), "sha256").hex()
         who = f"{_ALGORITHM} Credential={self.credentials.access_key}/{scope}, SignedHeaders={signed}, Signature={signature}"
-        return [f"{name}: {value}" for name, value in all_headers.items()] + [f"Authorization: {who}"]
+        # To libcurl `name:` means none of that name, and `name;` an empty one.
+        return [f"{name}: {value}" if value else f"{name};" for name, value in all_headers.items()] + [f"Authorization: {who}"]
 
     def _key_of(self, day: str) -> bytes:
         if day != self._day:

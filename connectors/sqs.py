@@ -9,20 +9,28 @@ each says its group, and whoever handles them keeps their order.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
 from connectors.aws import AWS_ERRORS, unavailable
+from export_service import metric_names as names
 from export_service.failures import Unavailable
 from export_service.ports import QueueMessage
+from export_service.samples import Sample
 
 _DELETE_AFTER = 0.02
 """Seconds that deletes wait for others to share a request with."""
 _BATCH = 10
 """SQS's limit for receive, and for each batch request."""
 _SETTING = "EXPORT_QUEUE_URL"
+_NUMBERS = {
+    "visible": "ApproximateNumberOfMessages",
+    "in_flight": "ApproximateNumberOfMessagesNotVisible",
+    "delayed": "ApproximateNumberOfMessagesDelayed",
+}
 _Delete = tuple[QueueMessage, "asyncio.Future[None]"]
 
 
@@ -34,6 +42,10 @@ class SqsQueue:
         self._fifo = url.endswith(".fifo")
         self._unanswered: list[str] = []
         self._receipts: dict[str, str] = {}
+        self._sent: dict[str, float] = {}
+        self._oldest = 0.0
+        """When the oldest of the last messages was sent; seconds since the epoch, 0: none."""
+        self._messages: dict[str, int] = {}
         self._deletes: asyncio.Queue[_Delete] = asyncio.Queue()
         self._background: list[asyncio.Task[None]] = []
 
@@ -64,7 +76,7 @@ class SqsQueue:
                 QueueUrl=self._url,
                 MaxNumberOfMessages=_BATCH,
                 WaitTimeSeconds=self._wait,
-                MessageSystemAttributeNames=["ApproximateReceiveCount", "AWSTraceHeader", "MessageGroupId"],
+                MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp", "AWSTraceHeader", "MessageGroupId"],
                 MessageAttributeNames=["All"],
                 **({"ReceiveRequestAttemptId": attempt} if self._fifo else {}),
             )
@@ -73,6 +85,10 @@ class SqsQueue:
             raise unavailable("sqs", error, _SETTING) from None
         messages = [_message(raw, self._fifo) for raw in answer.get("Messages", ())]
         self._receipts.update({message.id: message.receipt for message in messages})
+        sent = [int(raw.get("Attributes", {}).get("SentTimestamp", 0)) / 1000 for raw in answer.get("Messages", ())]
+        self._sent.update({message.id: at for message, at in zip(messages, sent, strict=True) if at})
+        # An empty answer is no sign of an empty queue, which the numbers are.
+        self._oldest = min(filter(None, sent), default=self._oldest if self._messages.get("visible") else 0.0)
         return messages
 
     async def delete(self, message: QueueMessage) -> None:
@@ -82,10 +98,25 @@ class SqsQueue:
 
     async def release(self, message: QueueMessage, delay_seconds: int = 0) -> None:
         receipt = self._receipts.pop(message.id, message.receipt)
+        self._sent.pop(message.id, None)
         try:
             await self._client.change_message_visibility(QueueUrl=self._url, ReceiptHandle=receipt, VisibilityTimeout=delay_seconds)
         except AWS_ERRORS as error:
             raise unavailable("sqs", error, _SETTING) from None
+
+    async def look(self) -> None:
+        """Ask for the numbers of messages. Raises Unavailable."""
+        try:
+            answer = await self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=list(_NUMBERS.values()))
+        except AWS_ERRORS as error:
+            raise unavailable("sqs", error, _SETTING) from None
+        self._messages = {state: int(answer["Attributes"].get(name, 0)) for state, name in _NUMBERS.items()}
+
+    def samples(self) -> Iterator[Sample]:
+        for state, number in self._messages.items():
+            yield Sample(names.QUEUE_MESSAGES, number, (state,))
+        oldest = min(self._sent.values(), default=self._oldest)
+        yield Sample(names.QUEUE_AGE, max(0.0, time.time() - oldest) if oldest else 0.0)
 
     async def _delete_in_batches(self) -> None:
         while True:
@@ -115,6 +146,7 @@ class SqsQueue:
             if entry is None or entry.get("SenderFault"):
                 # Our fault is a handle that has expired: no further try can succeed. The message comes again, and then the ledger knows.
                 self._receipts.pop(message.id, None)
+                self._sent.pop(message.id, None)
                 _settle([done], None)
             else:
                 _settle([done], Unavailable("SQS", _SETTING, f"delete refused: {entry.get('Code')}"))

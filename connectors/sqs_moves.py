@@ -125,7 +125,9 @@ def _cannot(error: ClientError) -> bool:
 
 async def _wait(client: Any, queues: Queues, progress: Callable[[int], None]) -> int:
     while True:
-        (task, *_) = (await client.list_message_move_tasks(SourceArn=queues.source_arn, MaxResults=1))["Results"]
+        tasks = (await client.list_message_move_tasks(SourceArn=queues.source_arn, MaxResults=1))["Results"]
+        # One that has just been started may not be listed yet.
+        task = tasks[0] if tasks else {"Status": "RUNNING"}
         moved = int(task.get("ApproximateNumberOfMessagesMoved", 0))
         progress(moved)
         if task["Status"] == "COMPLETED":

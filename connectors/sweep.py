@@ -74,11 +74,16 @@ async def _left(client: Any, what: dict[str, str], since: datetime) -> Left | No
 
 def sweep_folder(folder: Path, before: datetime, *, remove: bool) -> Iterator[Left]:
     """Part files below a folder that nobody has written to since `before`, and nobody has locked. Raises OSError."""
-    for at, _, names in os.walk(folder):
+    for at, _, names in os.walk(folder, onerror=_raise):
         for path in (Path(at) / name for name in filter(_PART_FILE.fullmatch, names)):
             with suppress(FileNotFoundError):  # somebody was quicker
                 if not path.is_symlink() and (left := _left_file(path, before, remove=remove)):
                     yield left
+
+
+def _raise(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _left_file(path: Path, before: datetime, *, remove: bool) -> Left | None:

@@ -7,6 +7,7 @@ socket's by then, so what is taken up again is set anew, and added if it is not 
 
 import select
 import selectors
+from contextlib import suppress
 from typing import Protocol
 
 Ready = list[tuple[int, int]]
@@ -56,7 +57,8 @@ class EpollWatched:
                 # An idle connection that the other side has closed.
                 self._asleep.discard(fd)
                 self._known.discard(fd)
-                self._epoll.unregister(fd)
+                with suppress(OSError):  # closed since
+                    self._epoll.unregister(fd)
             else:
                 # An error is told to whoever waits for either.
                 found.append((fd, bool(mask & ~select.EPOLLOUT) | bool(mask & ~select.EPOLLIN) << 1))

@@ -101,7 +101,10 @@ class JobState(Record):
 
     @property
     def finished(self) -> int:
-        return sum(tally[0] + tally[1] + tally[2] for tally in self.tallies)
+        finished = 0
+        for succeeded, failed, cancelled, _ in self.tallies:
+            finished += succeeded + failed + cancelled
+        return finished
 
 
 class Step(NamedTuple):
@@ -129,6 +132,8 @@ def fold(state: JobState | None, event: JobEvent, offset: int, at: datetime, sha
         state = JobState(attempt=attempt, first_offset=offset, updated_at=at)
     if offset <= state.offset:
         return _again(state, event, offset, shard)
+    if isinstance(event, TaskResults):  # nearly all are, and pydantic's classes are slow to ask
+        return Step(state) if state.status.terminal else _results(state, event, offset, at, shard)
     if isinstance(event, AttemptOpened):
         return _opened(state, event, offset, at, shard)
     if state.status.terminal:
@@ -149,8 +154,6 @@ def fold(state: JobState | None, event: JobEvent, offset: int, at: datetime, sha
                 return _stop(failed, {}, JobStatus.FAILED, "ExportPlanFailed", event.cause, offset, at, shard)
             failed = failed.model_copy(update={"error": "ExportPlanFailed", "cause": event.cause})
             return Step(_end(failed, JobStatus.FAILED, offset, at), changed=True, completes=True)
-        case TaskResults():
-            return _results(state, event, offset, at, shard)
         case JobCancelled():
             if event.attempt not in (None, state.attempt):
                 return Step(state)
@@ -262,7 +265,7 @@ def _results(state: JobState, event: TaskResults, offset: int, at: datetime, sha
     tallies = list(state.tallies)
     tallies += [(0, 0, 0, 0)] * (max(numbers, default=-1) + 1 - len(tallies))
     for number in counted:
-        if shard(run, number).offset == offset:
+        if (run, number) not in shards and shard(run, number).offset == offset:
             # A replay of an event that may have stopped the job: then it changed all shards.
             numbers = range(len(tallies))
     for number in numbers:

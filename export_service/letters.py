@@ -6,6 +6,7 @@ refused then.
 
 import base64
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,19 +15,21 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from export_service.failures import ExportError, RequestRejected
-from export_service.jobs import job_of
 from export_service.messages import DeadLetter, ExportRequested, JobCompleted, JobSnapshot, OperatorAction, iso_millis
-from export_service.readers import Unreadable, read_batch, read_event, reason_of
+from export_service.readers import Unreadable, read_batch, reason_of
+from export_service.rebuilt import job_of, read
 from export_service.redaction import HIDDEN, body_without_secrets, names_token, without_secrets
 from export_service.requests import Policy, parse
 
 State = Literal["open", "redriving", "redriven", "discarded"]
 QUEUE = "sqs"
+PLACE = re.compile(rf"{QUEUE}:.*|[^:]+:\d+:\d+")
+"""What a letter says of where it is from."""
 _DONE: Mapping[str, State] = {"redrive": "redriven", "discard": "discarded"}
 _JOB: Mapping[str, Callable[[bytes], str]] = {
     "requests": lambda value: ExportRequested.model_validate_json(value).job.job_id,
     "tasks": lambda value: read_batch(value).job_id,
-    "results": lambda value: job_of(read_event(value)),
+    "results": lambda value: job_of(read(value)),
     "snapshots": lambda value: JobSnapshot.model_validate_json(value).job_id,
     "completions": lambda value: JobCompleted.model_validate_json(value).snapshot.job_id,
 }
@@ -82,10 +85,14 @@ class Kept:
     @property
     def state(self) -> State:
         ended = {action.id for action in self.actions if action.stage != "begun"}
-        if any(action.id not in ended for action in self.actions):
-            return "redriving"
-        done = [action for action in self.actions if action.stage == "done"]
-        return _DONE[done[-1].action] if done else "open"
+        state: State = "open"
+        for action in self.actions:
+            # What was begun and not confirmed counts until somebody has dealt with the letter again.
+            if action.stage == "done":
+                state = _DONE[action.action]
+            elif action.id not in ended:
+                state = "redriving"
+        return state
 
     def is_of(self, action: OperatorAction) -> bool:
         return action.action in _DONE and action.subject == self.id and action.of == self.at

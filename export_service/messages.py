@@ -362,9 +362,9 @@ class OperatorAction(Record):
     id: str
     """The same in `begun` and in what ends it."""
     action: str
-    """`redrive` or `discard` of a dead letter, `redrive-job`, `rewind`."""
+    """`redrive` or `discard` of a dead letter, `move-queue`, `redrive-job`, `rewind`, `replay`, and of its jobs `rebuild` or `re-emit`."""
     subject: str
-    """A dead letter's `partition:offset`, a job's id, or the app's."""
+    """A dead letter's `partition:offset`, a queue's ARN, a job's id, or the app's."""
     of: Timestamp | None = None
     """When a dead letter was written: its topic may have been made again, and then the same place is another's."""
     stage: Literal["begun", "done", "dropped"]

@@ -1,26 +1,25 @@
-"""Every metric of a worker, in one typed list. Units are seconds and bytes; labels have few, known values.
+"""The metrics of one worker; what there is of them says `metric_names`. Nothing is global.
 
-A worker has one `Metrics`; nothing is global. `serve` answers Prometheus on `EXPORT_METRICS_PORT`. Series with known labels begin at 0,
-because to Prometheus the first event of a series that was not there before is no increase.
+Series with known labels begin at 0, because to Prometheus the first event of a series that was not there before is no increase.
 """
 
-from collections.abc import Callable
+from itertools import product
+from typing import Any, cast
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from export_service import metric_names as names
 from export_service.failures import (
     CallbackDenied,
     CallbackError,
     CallbackInvalid,
     CallbackRefused,
     CallbackThrottled,
-    SettingsError,
 )
 from export_service.messages import CallbackAnswered, CallbackOutcome
-from export_service.settings import Metrics as MetricsSettings
+from export_service.metric_names import Metric
+from export_service.samples import Gathered, Source
 
-_LATENCIES = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
-"""Seconds. An answer takes tens of milliseconds; the report of a large job minutes; throttling or missing permissions any time."""
 _ERRORS: dict[str, tuple[str, ...]] = {
     "refused": ("TaskTimedOut", "TaskDoesNotExist", "InvalidToken"),
     "invalid": ("InvalidOutput", "ValidationException"),
@@ -52,60 +51,47 @@ _KINDS: dict[type[CallbackError], str] = {
 
 
 class Metrics:
-    """Attributes are the metrics; their names on the wire begin with `export_`."""
+    """Attributes are what is counted a few times a job; all else is read from its `sources` when it is asked for."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.jobs_accepted = self._counter(
-            "export_jobs_accepted", "Jobs taken from the queue, with a task token or without", has_task_token=("true", "false")
-        )
-        self.requests_rejected = self._counter(
-            "export_requests_rejected",
-            "Messages that are wrong, and whether the state that waits was told; no_token: nobody is known to wait",
-            told=("true", "false", "no_token"),
-        )
-        self.callbacks = self._counter(
-            "export_callbacks", "Answers to jobs' task tokens, by what came of them", outcome=tuple(CallbackOutcome)
-        )
-        self.callback_latency = Histogram(
-            "export_callback_latency_seconds",
-            "From the end of a job, or a new token for one that has ended, to the accepted answer",
-            buckets=_LATENCIES,
-            registry=self.registry,
-        )
-        self.callback_errors = Counter(
-            "export_callback_errors",
-            "Calls that Step Functions did not accept, those that are tried again (throttled, denied) included",
-            ["kind", "error"],
-            registry=self.registry,
-        )
+        self._gathered = Gathered()
+        self.registry.register(cast(Any, self._gathered))
+        self.jobs_accepted = self._counter(names.JOBS_ACCEPTED)
+        self.requests_rejected = self._counter(names.REJECTED)
+        self.callbacks = self._counter(names.CALLBACKS)
+        self.callback_latency = self._histogram(names.CALLBACK_LATENCY)
+        self.callback_errors = self._counter(names.CALLBACK_ERRORS)
         for kind, errors in _ERRORS.items():
             for error in (*errors, "other"):
                 self.callback_errors.labels(kind, error)
-        self.heartbeats = self._counter(
-            "export_heartbeats",
-            "Heartbeats, by what came of them; refused: nobody waits any more",
-            outcome=("sent", "refused", "failed"),
-        )
-        self.recovery_seconds = Gauge(
-            "export_table_recovery_seconds", "How long the last recovery of a role's tables took", ["role"], registry=self.registry
-        )
-        self.recovery_records = Gauge(
-            "export_table_recovery_records", "Changelog records that the last recovery read", ["role"], registry=self.registry
-        )
-        self.recovery_remaining = Gauge(
-            "export_table_recovery_remaining",
-            "Changelog records that a recovery still has to read",
-            ["role"],
-            registry=self.registry,
-        )
+        self.heartbeats = self._counter(names.HEARTBEATS)
+        self.dead_letters = self._counter(names.DEAD_LETTERS)
+        self.jobs_ended = self._counter(names.JOBS_ENDED)
+        self.job_time = self._histogram(names.JOB_TIME)
+        self.recovery_seconds = self._gauge(names.RECOVERY_SECONDS)
+        self.recovery_records = self._gauge(names.RECOVERY_RECORDS)
+        self.recovery_remaining = self._gauge(names.RECOVERY_REMAINING)
 
-    def _counter(self, name: str, documentation: str, **label: tuple[str, ...]) -> Counter:
-        ((label_name, values),) = label.items()
-        counter = Counter(name, documentation, [label_name], registry=self.registry)
-        for value in values:
-            counter.labels(value)
+    def read(self, source: Source) -> None:
+        """`source` is asked whenever somebody reads the metrics."""
+        self._gathered.sources.append(source)
+
+    def _counter(self, metric: Metric) -> Counter:
+        counter = Counter(metric.name, metric.says, list(metric.labels), registry=self.registry)
+        if metric.labels and all(metric.labels.values()):
+            for values in product(*metric.labels.values()):
+                counter.labels(*values)
         return counter
+
+    def _histogram(self, metric: Metric) -> Histogram:
+        made = Histogram(metric.name, metric.says, list(metric.labels), buckets=metric.buckets, registry=self.registry)
+        for values in product(*metric.labels.values()) if metric.labels else ():
+            made.labels(*values)
+        return made
+
+    def _gauge(self, metric: Metric) -> Gauge:
+        return Gauge(metric.name, metric.says, list(metric.labels), registry=self.registry)
 
     def answered(self, answer: CallbackAnswered) -> None:
         """Of a job; called once for each, when the ledger has it."""
@@ -116,22 +102,3 @@ class Metrics:
     def not_accepted(self, error: CallbackError) -> None:
         kind = _KINDS[type(error)]
         self.callback_errors.labels(kind, error.code if error.code in _ERRORS[kind] else "other").inc()
-
-
-def serve(metrics: Metrics, settings: MetricsSettings) -> Callable[[], None]:
-    """Answer GET /metrics until the returned function is called. Raises SettingsError if the port is taken."""
-    if settings.port is None:
-        return lambda: None
-    try:
-        server, thread = start_http_server(settings.port, settings.host, metrics.registry)
-    except OSError as error:
-        raise SettingsError(
-            f"EXPORT_METRICS_PORT={settings.port}: cannot listen on {settings.host}: {error.strerror}; choose another port"
-        ) from None
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    return stop

@@ -77,8 +77,8 @@ def counted_again(states: Mapping[str, JobState], wanted: Iterable[str], begin: 
     jobs, cut, firsts = [], [], []
     for job_id in sorted(wanted):
         state = states[job_id]
-        # Of a list that was read anew the state has no longer where the job began.
-        first = state.first_offset if state.plan == 1 else 0
+        # Of a list that was read anew a state that an earlier version wrote does not say where the job began.
+        first = state.first_offset if state.plan == 1 else state.origin or 0
         if first < begin:
             cut.append(job_id)
         else:

@@ -100,7 +100,7 @@ class Download(Group):
         Field(
             ge=16, description="MiB of a worker's memory, at most, for what waits to be sent to S3: parts of 8 MiB, or a small file"
         ),
-    ] = 128
+    ] = 64
     attempts: Annotated[
         int, Field(ge=1, description="tries of one file, the first included; not those that get 16 MiB further with a large one")
     ] = 4
@@ -179,6 +179,23 @@ class Worker(Group):
 class Metrics(Group):
     port: Annotated[int | None, Field(ge=0, le=65535, description="serves /metrics for Prometheus; unset: not served")] = None
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+    lag_seconds: Annotated[float, Field(gt=0, description="between two looks at the broker's offsets and the queue's numbers")] = 10
+    stall_seconds: Annotated[
+        float, Field(gt=0, description="/readyz fails when a partition with records to read has not moved for so long")
+    ] = 300
+    hosts: Annotated[
+        Annotated[tuple[str, ...], NoDecode],
+        Field(description="domains that downloads are counted by, comma separated; all others by their scheme"),
+    ] = ()
+    emf_seconds: Annotated[
+        float | None, Field(ge=1, description="writes CloudWatch's embedded metric format to stdout so often; unset: never")
+    ] = None
+    emf_namespace: Annotated[str, Field(min_length=1, description="of those metrics in CloudWatch")] = "ExportService"
+
+    @field_validator("hosts", mode="before")
+    @classmethod
+    def _hosts(cls, value: Any) -> Any:
+        return tuple(each.strip().lower() for each in value.split(",") if each.strip()) if isinstance(value, str) else value
 
 
 class Console(Group):

@@ -154,6 +154,9 @@ class Transfers:
                     size += len(chunk)
                     if size > self._limits.max_bytes:
                         raise self._too_large(task)
+                    if announced is not None and size > announced:
+                        # Now: the sink has memory for what was announced.
+                        check(task, download.size, size, None)
                     digest.update(chunk)
                     await sink.write(chunk)
                 # Inside the sink's context: a file that is not what was promised never gets its final name.

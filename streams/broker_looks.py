@@ -19,8 +19,7 @@ from export_service.console.now import Group, Member, Place
 from export_service.settings import ROLES, Settings
 from export_service.verify.evidence import READERS, Bounds
 from streams.kafka_client import connection, unreachable
-from streams.topic_ranges import short_names
-from streams.topics import topics
+from streams.topics import short_names, topics
 
 _AGE_SECONDS = 1.0
 """For the first records of all partitions that wait; what does not come by then is asked for again at the next look."""
@@ -52,7 +51,11 @@ class BrokerLooks:
         self._admin = AIOKafkaAdminClient(**connection(self._settings))
         # One batch of each partition is enough to see when its first record was written.
         self._consumer = AIOKafkaConsumer(
-            **connection(self._settings), enable_auto_commit=False, max_partition_fetch_bytes=1, fetch_max_wait_ms=20
+            **connection(self._settings),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=1,
+            fetch_max_wait_ms=20,
         )
         self._open.push_async_callback(self._admin.close)
         self._open.push_async_callback(self._consumer.stop)

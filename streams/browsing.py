@@ -8,8 +8,9 @@ from export_service.failures import ExportError
 from export_service.history.records import SLACK_MS
 from export_service.settings import Settings
 from export_service.verify.evidence import Bounds, Raw
-from streams.topic_ranges import SMALL_FETCH, Span, TopicRanges, partition_of, short_names
-from streams.topics import topics
+from streams.reading import partition_of
+from streams.topic_ranges import SMALL_FETCH, Span, TopicRanges
+from streams.topics import short_names, topics
 
 PAGE = 50
 _LOOKED_AT = 200_000
@@ -50,7 +51,7 @@ async def browse(
             raise ExportError(f"{topic} has no partition {partition}; it has {len(bounds)}")
         if job is None:
             return await _read(ranges, _around(topic, bounds, partition, offset), None)
-        numbers = [*bounds] if topic in _SPREAD else [partition_of(job, spec.partitions)]
+        numbers = [*bounds] if topic in _SPREAD else [partition_of(settings, job) if len(bounds) > 1 else 0]
         firsts: dict[int, int | None] = {number: bounds[number].begin for number in numbers}
         if since is not None and not spec.compacted:
             firsts = await ranges.offsets_at(topic, numbers, round(since.timestamp() * 1000) - SLACK_MS)

@@ -3,6 +3,7 @@ nothing blocks. The topic keeps it longer than the record itself is kept, and mo
 
 import asyncio
 import base64
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,8 +16,10 @@ from streams.steps import Incoming
 
 
 class DeadLetters:
-    def __init__(self, publisher: Publisher, topic: str, clock: Clock) -> None:
-        self._publisher, self._topic, self._clock = publisher, topic, clock
+    """`count`: told of each one, with the topic that its record came from."""
+
+    def __init__(self, publisher: Publisher, topic: str, clock: Clock, count: Callable[[str], None] = lambda _: None) -> None:
+        self._publisher, self._topic, self._clock, self._count = publisher, topic, clock, count
 
     async def put(self, record: Incoming, error: ValidationError | Unreadable) -> "asyncio.Future[Any]":
         """The future is done when the dead letter is safe: only then may the record be acked."""
@@ -34,4 +37,5 @@ class DeadLetters:
             body_base64=body_base64,
             at=self._clock.now(),
         )
+        self._count(record.place.topic)
         return await self._publisher.send(self._topic, record.key, letter.to_bytes())

@@ -49,9 +49,18 @@ async def select(settings: Settings, since: datetime | None, user: str | None) -
 
 
 async def load(settings: Settings, job_ids: Sequence[str]) -> list[FailedJob]:
-    """In that order. Raises Unavailable."""
+    """In that order. Raises Unavailable; ExportError for a table of a later version."""
+    try:
+        return await _load(settings, job_ids)
+    except ValueError as error:
+        raise ExportError(
+            f"this version cannot read the tally's tables ({type(error).__name__}); use that of the workers"
+        ) from None
+
+
+async def _load(settings: Settings, job_ids: Sequence[str]) -> list[FailedJob]:
     names, jobs = topics(settings), []
-    async with reader(settings) as consumer:
+    async with reader(settings, names.jobs_changelog, names.shards_changelog, names.requests, names.results) as consumer:
         states, shards = await tables_of(consumer, settings, names, job_ids)
         known = {job_id: state for job_id in job_ids if (state := states.get(job_id)) is not None}
         asked_at = {job_id: state.job.requested_at for job_id, state in known.items() if state.job and state.status.terminal}

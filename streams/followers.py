@@ -1,5 +1,6 @@
 """Topics that every worker reads whole, outside any group: `cancellations` and `limits` from the beginning, `demand` from its end."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from export_service.backoff import until_available
 from export_service.messages import DownloadDemand, DownloadLimits, JobCancelled
 from export_service.settings import Settings
 from streams.kafka_client import connection, unreachable
+from streams.steps import beside
 
 
 class Follower:
@@ -56,6 +58,24 @@ class Follower:
             raise unreachable(self._settings, error) from None
         finally:
             await consumer.stop()
+
+
+class Following:
+    """Topics that a role follows beside its own."""
+
+    def __init__(self, fatal: Callable[[BaseException], None], *followers: Follower) -> None:
+        self._fatal, self._followers = fatal, followers
+        self._running: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Returns when all that is there has been told."""
+        for follower in self._followers:
+            await follower.start()
+            self._running.append(beside(follower.follow(), self._fatal))
+
+    def stop(self) -> None:
+        for running in self._running:
+            running.cancel()
 
 
 def cancellations(settings: Settings, topic: str, told: Callable[[str, int], None], log: Any) -> Follower:

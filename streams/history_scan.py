@@ -10,10 +10,12 @@ from export_service.failures import ExportError
 from export_service.history.compare import recorded_ends
 from export_service.history.records import SLACK_MS, begun, body, subject, surely_first
 from export_service.history.selection import Selection
+from export_service.jobs import job_of
 from export_service.messages import JobSnapshot, from_millis, iso_millis
 from export_service.settings import Settings
 from export_service.verify.evidence import Bounds, Raw
-from streams.topic_ranges import Progress, Span, TopicRanges, partition_of
+from streams.reading import partition_of
+from streams.topic_ranges import Progress, Span, TopicRanges
 from streams.topics import topics
 
 Places = Mapping[tuple[str, int], Bounds]
@@ -105,10 +107,11 @@ async def scan(
 
 async def _fold(found: Scan, raw: Raw) -> None:
     said = body(raw)
-    job_id = (raw.key or b"").decode(errors="replace")
     if said is not None and said.get("type") == "JobRebuilt":
-        found.rebuilt.add(job_id)
-    elif await found.refold.apply(raw) is not None:
+        found.rebuilt.add(str(said.get("jobId")))
+    elif (moved := await found.refold.apply(raw)) is not None:
+        # Not the key's, which a stranger's record may have wrong.
+        job_id = job_of(moved.event)
         found.first.setdefault(job_id, raw)
         found.last[job_id] = raw
 
@@ -143,7 +146,7 @@ def _spans(settings: Settings, bounds: Places, selection: Selection, known: Mapp
         return [Span("results", number, each.begin, each.end) for number, each in results.items()]
     starts: dict[int, int] = {}
     for job_id in selection.jobs:
-        number = partition_of(job_id, settings.topics.partitions)
+        number = partition_of(settings, job_id)
         said = known[job_id].first_offset if job_id in known else None
         begin = max(results[number].begin, said or 0)
         starts[number] = min(starts.get(number, begin), begin)

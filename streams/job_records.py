@@ -5,11 +5,12 @@ from contextlib import aclosing
 from datetime import datetime
 
 from export_service.failures import ExportError
-from export_service.history.records import SLACK_MS, JobRecords, Reading, begun, body, subject, surely_first
+from export_service.history.records import SLACK_MS, JobRecords, Reading, asked_at, begun, surely_first
 from export_service.messages import JobSnapshot
 from export_service.settings import Settings
 from export_service.verify.evidence import Bounds, Raw
-from streams.topic_ranges import SMALL_FETCH, Progress, Span, TopicRanges, partition_of, silent
+from streams.reading import partition_of
+from streams.topic_ranges import SMALL_FETCH, Progress, Span, TopicRanges, silent
 
 _TOPICS = ("results", "requests", "completions", "callbacks", "cancellations")
 _MORE = ("tasks", "snapshots", "jobs-changelog", "shards-changelog")
@@ -29,7 +30,7 @@ async def read_job(
         ExportError: results are not those that the snapshot is of. SettingsError: a topic is missing. Unavailable.
     """
     async with TopicRanges(settings, SMALL_FETCH) as ranges:
-        reader = _Reader(ranges, job_id, settings.topics.partitions, progress)
+        reader = _Reader(ranges, job_id, partition_of(settings, job_id), progress)
         ended = snapshot is not None and snapshot.status.terminal
         wanted = [*_TOPICS, *(topic for topic in _MORE if topic in more or (topic + "?" in more and not ended))]
         bounds = await ranges.bounds(wanted)
@@ -41,9 +42,9 @@ async def read_job(
 
 
 class _Reader:
-    def __init__(self, ranges: TopicRanges, job_id: str, partitions: int, progress: Progress) -> None:
+    def __init__(self, ranges: TopicRanges, job_id: str, partition: int, progress: Progress) -> None:
         self._ranges, self._job, self._progress = ranges, job_id.encode(), progress
-        self._partition = partition_of(job_id, partitions)
+        self._partition = partition
         self.records: dict[str, tuple[Raw, ...]] = {}
         self.readings: list[Reading] = []
 
@@ -101,9 +102,8 @@ class _Reader:
     def began(self) -> int | None:
         """When the job did, ms. None: not known."""
         for raw in self.records["results"]:
-            asked = subject(body(raw) or {}).get("requestedAt")
-            if isinstance(asked, str):
-                return min(raw.timestamp, _millis(datetime.fromisoformat(asked)))
+            if (asked := asked_at(raw)) is not None:
+                return min(raw.timestamp, asked)
         return None
 
     async def others(self, topic: str, bounds: dict[tuple[str, int], Bounds], since: int | None) -> None:

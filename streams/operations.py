@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from export_service.messages import OperatorAction
 from export_service.ports import Publisher
+from export_service.redaction import without_secrets
 from export_service.settings import Settings
 from streams.reading import read, reader
 from streams.topics import declare, topics
@@ -18,6 +19,7 @@ from streams.topics import declare, topics
 
 def begun(action: str, subject: str, *, of: datetime | None = None, why: str | None = None, **details: Any) -> OperatorAction:
     """By whoever runs this process, now."""
+    why = without_secrets(why) if why else None
     return OperatorAction(
         id=uuid.uuid4().hex,
         action=action,
@@ -64,7 +66,7 @@ async def read_actions(settings: Settings) -> list[OperatorAction]:
     """In their order. Raises as `ready`."""
     await ready(settings)
     spec, actions = topics(settings).operations, []
-    async with reader(settings) as consumer:
+    async with reader(settings, spec) as consumer:
         async for record in read(consumer, spec.name, range(spec.partitions)):
             try:
                 actions.append(OperatorAction.model_validate_json(record.value or b""))

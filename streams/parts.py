@@ -14,11 +14,11 @@ from connectors.sources import Sources
 from connectors.sqs import open_queue
 from connectors.step_functions import StepFunctionsCallback
 from connectors.stores import open_stores
-from export_service.metrics import Metrics
 from export_service.settings import Settings
 from streams.dead_letters import DeadLetters
+from streams.observed import Observed
 from streams.publisher import KafkaPublisher
-from streams.topics import Topics
+from streams.topics import Topics, short_names
 
 
 class Parts:
@@ -29,7 +29,7 @@ class Parts:
         settings: Settings,
         names: Topics,
         publisher: KafkaPublisher,
-        metrics: Metrics,
+        observed: Observed,
         table: DynamoTable,
         step_functions: StepFunctionsCallback,
         sources: Sources,
@@ -39,10 +39,13 @@ class Parts:
         log: Any,
     ) -> None:
         self.settings, self.topics, self.publisher, self.table = settings, names, publisher, table
-        self.metrics, self.fetchers = metrics, fetchers
+        self.observed, self.metrics, self.fetchers = observed, observed.metrics, fetchers
         self.step_functions, self.sources, self.destinations, self.queue = step_functions, sources, destinations, queue
         self.log, self.clock = log, SystemClock()
-        self.dead_letters = DeadLetters(publisher, names.dead_letters.name, self.clock)
+        short = {spec.name: name for name, spec in short_names(names).items()}
+        self.dead_letters = DeadLetters(
+            publisher, names.dead_letters.name, self.clock, lambda topic: self.metrics.dead_letters.labels(short[topic]).inc()
+        )
 
     @classmethod
     async def open(
@@ -51,7 +54,7 @@ class Parts:
         roles: Collection[str],
         names: Topics,
         publisher: KafkaPublisher,
-        metrics: Metrics,
+        observed: Observed,
         fetchers: Sequence[socket.socket],
         stack: AsyncExitStack,
         log: Any,
@@ -69,4 +72,4 @@ class Parts:
         sources, destinations = await open_stores(settings, clients, s3, stack)
         table = DynamoTable(dynamodb, settings.table.name, timedelta(days=settings.table.ttl_days))
         callbacks = StepFunctionsCallback(sfn)
-        return cls(settings, names, publisher, metrics, table, callbacks, sources, destinations, queue, fetchers, log)
+        return cls(settings, names, publisher, observed, table, callbacks, sources, destinations, queue, fetchers, log)

@@ -13,11 +13,11 @@ from export_service.failures import ExportError
 from export_service.history.actions import Action
 from export_service.history.selection import Selection
 from export_service.messages import JobSnapshot
-from export_service.replays import JobReplayed
 from export_service.settings import Settings
 from streams.history_scan import Scan, scan
+from streams.operations import ready
 from streams.publisher import KafkaPublisher
-from streams.replaying import Mode, Replay, done_before, plan_re_emit, plan_rebuild
+from streams.replaying import Mode, Replay, Replayed, done_before, plan_re_emit, plan_rebuild
 from streams.retention import kept_for
 from streams.topic_ranges import Progress, TopicRanges, silent
 from streams.topics import topics
@@ -50,11 +50,11 @@ class Prepared:
     def todo(self) -> list[Action]:
         return [action for action in self.planned if action.do]
 
-    async def send(self, rate: float, wait: float) -> AsyncIterator[JobReplayed]:
+    async def send(self, rate: float, wait: float) -> AsyncIterator[Replayed]:
         """`rate`: jobs a second; `wait`: seconds until the tally has put back what was sent. Raises as Replay.run."""
         async with KafkaPublisher(self.settings) as publisher:
             names = topics(self.settings)
-            replay = Replay(self.mode, self.run, self.found, self.ranges, publisher, names, self.table, rate)
+            replay = Replay(self.settings, self.mode, self.run, self.found, self.ranges, publisher, names, self.table, rate)
             async for each in replay.run(self.todo, self.selection):
                 yield each
             self.taken = await replay.taken(wait)
@@ -69,9 +69,8 @@ async def prepared(
         table = DynamoTable(client, settings.table.name, timedelta(days=settings.table.ttl_days))
         done: set[str] = set()
         if resume is not None:
-            begun, done = await done_before(ranges, resume)
-            selection, mode = Selection.from_json(begun.selection), begun.mode
-        await ranges.bounds(["replays"])  # or say now that the topic is missing
+            mode, selection, done = await done_before(settings, resume)
+        await ready(settings)  # or say now that what is done could not be noted
         found = await scan(settings, ranges, selection, await _items(table, selection.jobs), progress)
         for job_id in selection.jobs:
             if job_id in found.cut:

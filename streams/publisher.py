@@ -4,7 +4,8 @@ Faust's own `topic.send()` returns before delivery, and a failed delivery is a l
 """
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -12,11 +13,21 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
+from export_service import metric_names as names
+from export_service.samples import Sample
 from export_service.settings import Settings
 from streams.kafka_client import MAX_RECORD_BYTES, connection, unreachable
+from streams.topics import short_names, topics
 
 _STOP_SECONDS = 3.0
 """To send what is queued, at the end."""
+
+
+class _Out:
+    __slots__ = ("bytes", "confirmed")
+
+    def __init__(self) -> None:
+        self.bytes = self.confirmed = 0
 
 
 class KafkaPublisher:
@@ -25,6 +36,8 @@ class KafkaPublisher:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._producer: AIOKafkaProducer | None = None
+        self._out: dict[str, _Out] = {}
+        self._unconfirmed, self._heard = 0, 0.0
 
     async def __aenter__(self) -> "KafkaPublisher":
         producer = AIOKafkaProducer(
@@ -70,11 +83,35 @@ class KafkaPublisher:
             )
         except KafkaError as error:
             raise unreachable(self._settings, error) from None
+        if (out := self._out.get(topic)) is None:
+            out = self._out[topic] = _Out()
+        out.bytes += len(key or b"") + len(value or b"")
+        if not self._unconfirmed:
+            self._heard = time.monotonic()
+        self._unconfirmed += 1
         confirmed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        sent.add_done_callback(partial(self._settle, confirmed))
+        sent.add_done_callback(partial(self._settle, confirmed, out))
         return confirmed
 
-    def _settle(self, confirmed: "asyncio.Future[Any]", sent: "asyncio.Future[Any]") -> None:
+    @property
+    def silent_seconds(self) -> float:
+        """While some are not confirmed: since the broker last confirmed one."""
+        return time.monotonic() - self._heard if self._unconfirmed else 0.0
+
+    def samples(self) -> Iterator[Sample]:
+        short = {spec.name: name for name, spec in short_names(topics(self._settings)).items()}
+        for topic, out in self._out.items():
+            label = (short.get(topic, "other"),)
+            yield Sample(names.RECORDS_OUT, out.confirmed, label)
+            yield Sample(names.BYTES_OUT, out.bytes, label)
+        yield Sample(names.UNCONFIRMED, self._unconfirmed)
+        yield Sample(names.UNCONFIRMED_SECONDS, self.silent_seconds)
+
+    def _settle(self, confirmed: "asyncio.Future[Any]", out: _Out, sent: "asyncio.Future[Any]") -> None:
+        self._unconfirmed -= 1
+        if not sent.cancelled() and sent.exception() is None:
+            out.confirmed += 1
+            self._heard = time.monotonic()
         if confirmed.done():
             return
         if sent.cancelled():

@@ -12,11 +12,17 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from export_service.settings import Settings
 from streams.kafka_client import connection, unreachable
+from streams.topics import TopicSpec, declare
 
 
 @asynccontextmanager
-async def reader(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
-    """A consumer of no group. What Kafka refuses inside becomes Unavailable."""
+async def reader(settings: Settings, *specs: TopicSpec) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer of no group. What Kafka refuses inside becomes Unavailable.
+
+    Raises:
+        SettingsError: one of `specs` is missing, or has another number of partitions. None is created.
+    """
+    await declare(settings, specs, create=False)
     consumer = AIOKafkaConsumer(
         **connection(settings),
         enable_auto_commit=False,
@@ -51,7 +57,7 @@ async def read(
     places = [TopicPartition(topic, number) for number in partitions]
     ends, begins = await consumer.end_offsets(places), await consumer.beginning_offsets(places)
     if since is not None:
-        found = await consumer.offsets_for_times(dict.fromkeys(places, round(since.timestamp() * 1000)))
+        found = await consumer.offsets_for_times(dict.fromkeys(places, int(since.timestamp() * 1000)))
         begins = {place: at.offset if (at := found[place]) else ends[place] for place in places}
     async for record in read_spans(consumer, topic, {place.partition: (begins[place], ends[place]) for place in places}):
         yield record

@@ -8,15 +8,17 @@ None of that may end in a table with holes: the worker ends instead, and its nex
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import structlog
 from faust.types import TP
 from mode.utils.queues import ThrowableQueue
 
+from export_service import metric_names as names
 from export_service.failures import RecoveryFailed
 from export_service.metrics import Metrics
+from export_service.samples import Sample
 
 _LOOK_SECONDS = 0.5
 
@@ -38,12 +40,13 @@ class RecoveryWatch:
         self._ends: dict[TP, int] = {}
         self._floors: dict[TP, int] = {}
         self._due: dict[TP, deque[int]] = {}
-        self._records = 0
+        self._records = self.rebalances = 0
         self.began: float | None = None
         """None while there is none: the partitions may be somebody else's."""
 
     async def assigned(self, app: Any, places: Iterable[TP]) -> None:
         """A rebalance gave us partitions; `places` are the changelogs' among them. What is on them now has to be read."""
+        self.rebalances += 1
         self.began, self._records, self._ends = time.monotonic(), 0, {}
         if changelogs := tuple(places):
             self._ends = dict(await app.consumer.highwaters(*changelogs))
@@ -91,6 +94,10 @@ class RecoveryWatch:
             else:
                 continue
             await asyncio.Event().wait()
+
+    def samples(self) -> Iterator[Sample]:
+        yield Sample(names.REBALANCES, self.rebalances, (self._role,))
+        yield Sample(names.RECOVERING, self.began is not None, (self._role,))
 
     def ended(self) -> None:
         """Records flow."""

@@ -11,8 +11,8 @@ from aiokafka.errors import KafkaError
 from export_service.messages import from_millis, iso_millis
 from export_service.settings import Settings
 from streams.kafka_client import connection, unreachable
-from streams.topic_ranges import SMALL_FETCH, Span, TopicRanges, short_names
-from streams.topics import topics
+from streams.topic_ranges import SMALL_FETCH, Span, TopicRanges
+from streams.topics import short_names, topics
 
 _WANTED = ("cleanup.policy", "retention.ms", "retention.bytes")
 

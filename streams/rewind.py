@@ -43,9 +43,9 @@ async def look(settings: Settings, roles: Sequence[str], to: datetime | None, jo
     names, actions = topics(settings), await operations.read_actions(settings)
     unfinished = _unfinished(settings, actions)
     moves: list[Move] = []
-    async with reader(settings) as consumer:
-        for role in roles:
-            spec: TopicSpec = getattr(names, TOPICS[role])
+    specs: dict[str, TopicSpec] = {role: getattr(names, TOPICS[role]) for role in roles}
+    async with reader(settings, *specs.values(), names.jobs_changelog, names.shards_changelog) as consumer:
+        for role, spec in specs.items():
             moves += await _moves(settings, consumer, role, spec, to)
         if "tally" not in roles:
             return Plan(moves, to=to)
@@ -144,7 +144,7 @@ async def _moves(settings: Settings, consumer: AIOKafkaConsumer, role: str, spec
     begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
     targets = dict(begins)
     if to is not None:
-        found = await consumer.offsets_for_times(dict.fromkeys(places, round(to.timestamp() * 1000)))
+        found = await consumer.offsets_for_times(dict.fromkeys(places, int(to.timestamp() * 1000)))
         targets = {place: at.offset if (at := found[place]) else ends[place] for place in places}
     moves = []
     for place in sorted(places):

@@ -1,18 +1,24 @@
 """One running role: its Faust app with one agent, its ack window, and the order in which it ends."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
+from faust.exceptions import ConsumerNotStarted
+
+from export_service import metric_names as names
 from export_service.metrics import Metrics
 from export_service.ports import Publisher
+from export_service.samples import Sample
 from export_service.settings import Settings
 from streams.ack_window import AckWindow, Place
 from streams.app import ExportApp, create_app, raw_topic
+from streams.bundles import BUNDLE
+from streams.progress import Progress
 from streams.rereads import Rereads
-from streams.steps import Concurrent, Handle, beside, step_agent
-from streams.topics import TopicSpec
+from streams.steps import Concurrent, Handle, HandleMany, Volume, beside, one_by_one, step_agent
+from streams.topics import TopicSpec, short_names, topics
 from tables.confirmed import ConfirmedTable
 from tables.rocksdb import SharedOptions
 
@@ -43,6 +49,9 @@ class FaustRole:
         self._drain: Callable[[float], Awaitable[Any]] = self.window.empty
         self._concurrent: Concurrent | None = None
         self._watching: list[asyncio.Task[None]] = []
+        self._short_names = {spec.name: short for short, spec in short_names(topics(settings)).items()}
+        self._volume, self._progress = Volume(), Progress(settings.metrics.stall_seconds)
+        self._held: Callable[[], bool] = lambda: self.window.full
         self._on_disk = settings.tally.store.startswith("rocksdb:")
 
     @cached_property
@@ -54,21 +63,62 @@ class FaustRole:
         """Read `topic` with `handle`; with `concurrency` > 1 records are handled beside each other."""
         if concurrency > 1:
             handle = self._concurrent = Concurrent(self.window, handle, concurrency)
+        self.consume_many(topic, one_by_one(handle), 1, beside=concurrency > 1)
+
+    def consume_many(self, topic: TopicSpec, handle: HandleMany, most: int = BUNDLE, *, beside: bool = False) -> None:
+        """Read `topic` with `handle`, which is given up to `most` records at a time."""
         agent: Callable[[Any], Any] = self.app.agent(raw_topic(self.app, topic.name), name=self.name, concurrency=1)
-        rereads = Rereads(self.app, self.window, holes=topic.compacted, beside=concurrency > 1)
-        agent(step_agent(self.window, rereads, handle, self.app.current))
+        rereads = Rereads(self.app, self.window, holes=topic.compacted, beside=beside)
+        agent(step_agent(self.window, rereads, handle, self.app.current, self._volume, most))
+        self._topic, self._short = topic, self._short_names.get(topic.name, topic.name)
         self._watch = partial(rereads.watch, topic.name)
 
     def drain_with(self, drain: Callable[[float], Awaitable[Any]]) -> None:
         """How this role ends what is under way, given seconds; by default it waits."""
         self._drain = drain
 
+    def held_by(self, held: Callable[[], bool]) -> None:
+        """When this role rightly takes no more, besides a full window."""
+        self._held = lambda: self.window.full or held()
+
+    def look(self, ends: Mapping[Place, int]) -> None:
+        """What the broker says is there: a partition with more that does not move is in trouble."""
+        self._progress.look(self.window, ends, held=self._held() or self.app.rebalancing)
+
+    def troubles(self) -> Iterator[str]:
+        if self.app.recovery.began is not None:
+            yield f"{self.name}: tables are recovered"
+        elif self.app.rebalancing or not self.app.consumer_generation_id:
+            yield f"{self.name}: waits for its consumer group"
+        for place, seconds in self._progress.stuck():
+            yield f"{self.name}: {place.topic}[{place.partition}] has not moved for {seconds:.0f} s, and has records to read"
+
+    def samples(self) -> Iterator[Sample]:
+        topic = (self._short,)
+        yield Sample(names.RECORDS_IN, self._volume.records, topic)
+        yield Sample(names.BYTES_IN, self._volume.bytes, topic)
+        role = (self.name,)
+        yield Sample(names.ACK_WINDOW, len(self.window), role)
+        yield Sample(names.ASSIGNED, len(self.mine(self._topic)), role)
+        yield Sample(names.STILL_SECONDS, self._progress.longest, role)
+        yield from self.app.recovery.samples()
+        for table in self.app.tables.values():
+            yield from cast(ConfirmedTable, table).samples()
+
+    def mine(self, topic: TopicSpec) -> list[Place]:
+        """Partitions of ours."""
+        consumer = self.app._consumer  # made at the start
+        if consumer is None or self.app.rebalancing:
+            return []
+        try:
+            assigned = consumer.assignment()
+        except ConsumerNotStarted:
+            return []
+        return [Place(tp.topic, tp.partition) for tp in assigned if tp.topic == topic.name]
+
     def read(self, topic: TopicSpec) -> dict[int, int]:
         """Partition of ours -> the first offset that was not handled yet."""
-        if self.app.rebalancing:
-            return {}
-        mine = [Place(tp.topic, tp.partition) for tp in self.app.consumer.assignment() if tp.topic == topic.name]
-        return {place.partition: self.window.admitted(place) for place in mine}
+        return {place.partition: self.window.admitted(place) for place in self.mine(topic)}
 
     async def start(self) -> None:
         self._watching.append(beside(self.app.recovery.watch(self.app), self._fatal))

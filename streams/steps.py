@@ -1,11 +1,11 @@
 """How a step reads its topic: one Faust agent, concurrency 1, and our ack window in front of the step's own concurrency.
 
-A step is a function `handle(record, entry)`. It either finishes what it does before it returns (tally), or keeps the entry and
-finishes it later (download), or runs beside its neighbours (`concurrent`: plan, callback, snapshot).
+A step is a function `handle(record, entry)`. It keeps the entry and finishes it later (download), or runs beside its neighbours
+(`concurrent`: plan, callback, snapshot). The tally takes many records of a partition at a time.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -27,17 +27,51 @@ class Incoming(NamedTuple):
         return f"{self.place.topic}:{self.place.partition}:{self.offset}"
 
 
+class Taken(NamedTuple):
+    """A record, and the entry that is finished when all that it led to is confirmed."""
+
+    record: Incoming
+    entry: Entry
+
+
+class Volume:
+    """What a step's agent has taken, repeats included."""
+
+    __slots__ = ("bytes", "records")
+
+    def __init__(self) -> None:
+        self.records = self.bytes = 0
+
+
 Handle = Callable[[Incoming, Entry], Awaitable[None]]
+HandleMany = Callable[[Sequence[Taken]], Awaitable[None]]
+"""Given records of one partition, in order."""
 _TURN = 32
 """Records after which others have a turn of the loop."""
+_MANY_BYTES = 512 * 1024
+"""After which a step that takes many records at a time handles them."""
+
+
+def one_by_one(handle: Handle) -> HandleMany:
+    async def each(taken: Sequence[Taken]) -> None:
+        for record, entry in taken:
+            await handle(record, entry)
+
+    return each
 
 
 def step_agent(
-    window: AckWindow, rereads: Rereads, handle: Handle, current: Callable[[int], bool]
+    window: AckWindow,
+    rereads: Rereads,
+    handle: HandleMany,
+    current: Callable[[int], bool],
+    volume: Volume,
+    most: int = 1,
 ) -> Callable[[Any], Coroutine[Any, Any, None]]:
     """The Faust agent function of a step. What escapes `handle` stops the worker: offsets stay, the record replays.
 
     Args:
+        most: records that `handle` is given at a time.
         current: whether records of this generation of the group may be handled. What is left of a bundle comes again otherwise.
     """
 
@@ -49,19 +83,35 @@ def step_agent(
         except SkippedRecord as skipped:
             return await window.admit(place, offset) if await rereads.skipped(place, offset, skipped) else None
 
+    async def take(place: Place, records: Sequence[Any], generation: int) -> int:
+        """Handle the first of these; how many. 0 if they are not ours any more."""
+        taken: list[Taken] = []
+        number = size = 0
+        for record in records:
+            # What was taken may be what keeps the window full.
+            if size >= _MANY_BYTES or (taken and window.full) or not current(generation):
+                break
+            number, size = number + 1, size + len(record.value or b"")
+            entry = await admit(place, record.offset)
+            if entry is not None:
+                incoming = Incoming(place, record.offset, from_millis(record.timestamp), record.key, record.value)
+                taken.append(Taken(incoming, entry))
+                volume.records += 1
+                volume.bytes += len(record.key or b"") + len(record.value or b"")
+        # A wait for an entry may have taken the partition with those before it.
+        if taken := [each for each in taken if not each.entry.lost]:
+            await handle(taken)
+        return number
+
     async def agent(stream: Any) -> None:
         try:
             async for event in stream.noack().events():
                 bundle = event.message
-                place = Place(bundle.topic, bundle.partition)
-                for number, record in enumerate(bundle.records, start=1):
-                    if not current(bundle.generation_id):
-                        break
-                    entry = await admit(place, record.offset)
-                    if entry is not None:
-                        at = from_millis(record.timestamp)
-                        await handle(Incoming(place, record.offset, at, record.key, record.value), entry)
-                    if number % _TURN == 0:
+                place, first, turn = Place(bundle.topic, bundle.partition), 0, 0
+                while number := await take(place, bundle.records[first : first + most], bundle.generation_id):
+                    first, turn = first + number, turn + number
+                    if turn >= _TURN:
+                        turn = 0
                         await asyncio.sleep(0)
         except Exception as error:
             window.fail(error)

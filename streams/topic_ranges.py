@@ -8,19 +8,17 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack
-from dataclasses import fields
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
-from aiokafka.partitioner import DefaultPartitioner
 
 from export_service.failures import Unavailable
 from export_service.settings import Settings
 from export_service.verify.evidence import READERS, Bounds, Raw
 from streams.kafka_client import connection, unreachable
-from streams.topics import Topics, TopicSpec, declare, topics
+from streams.topics import declare, short_names, topics
 
 SMALL_FETCH = 64 * 1024
 """Bytes asked for at a time: what is fetched beyond the end of a range is at most one such portion."""
@@ -40,17 +38,6 @@ class Span(NamedTuple):
     end: int
 
 
-def short_names(names: Topics) -> dict[str, TopicSpec]:
-    return {field.name.replace("_", "-"): getattr(names, field.name) for field in fields(names)}
-
-
-def partition_of(job_id: str, partitions: int) -> int:
-    """Where the records of a topic whose key is the job are, as the producer chose."""
-    numbers = list(range(partitions))
-    chosen: int = DefaultPartitioner()(job_id.encode(), numbers, numbers)
-    return chosen
-
-
 def silent(_what: str, _done: int, _total: int) -> None:
     return
 
@@ -66,6 +53,7 @@ class TopicRanges:
         self._settings, self._fetch_bytes = settings, fetch_bytes
         self._specs = short_names(topics(settings))
         self._open = AsyncExitStack()
+        self._places: set[TopicPartition] = set()
         self.records: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
 
@@ -76,6 +64,8 @@ class TopicRanges:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             max_partition_fetch_bytes=self._fetch_bytes,
+            # A fetch at the end of one topic is still waiting when the next is to be read, on the same connection.
+            fetch_max_wait_ms=20,
         )
         self._open.push_async_callback(self._admin.close)
         self._open.push_async_callback(self._consumer.stop)
@@ -105,6 +95,7 @@ class TopicRanges:
             committed = {topic: await self._committed(READERS[topic]) for topic in wanted if topic in READERS}
             described = await self._admin.describe_topics([self._specs[topic].name for topic in wanted])
             numbers = {each["topic"]: [part["partition"] for part in each["partitions"]] for each in described}
+            self._know(TopicPartition(name, number) for name, found_there in numbers.items() for number in found_there)
             for topic in wanted:
                 places = [TopicPartition(self._specs[topic].name, number) for number in numbers[self._specs[topic].name]]
                 begins, ends = await self._consumer.beginning_offsets(places), await self._consumer.end_offsets(places)
@@ -113,6 +104,12 @@ class TopicRanges:
         except (TimeoutError, KafkaError) as error:
             raise unreachable(self._settings, error) from None
         return found
+
+    def _know(self, places: Iterable[TopicPartition]) -> None:
+        """All that is asked of other partitions takes a tenth of a second each time."""
+        self._places |= set(places)
+        self._consumer.assign(list(self._places))
+        self._consumer.pause(*self._places)
 
     async def _committed(self, role: str) -> dict[TopicPartition, int]:
         deadline = time.monotonic() + _COORDINATOR_SECONDS
@@ -139,16 +136,16 @@ class TopicRanges:
     async def read(
         self, spans: Iterable[Span], keys: Callable[[bytes], bool] | None = None, progress: Progress = silent
     ) -> AsyncGenerator[Raw, None]:
-        """Records whose key is wanted; of each partition in order. Close the iterator to stop early."""
+        """Records whose key is wanted; of each partition in order. `bounds` must know the topic. Close the iterator to stop early."""
         left = {TopicPartition(self._specs[span.topic].name, span.partition): span for span in spans if span.first < span.end}
         total, begun, done = sum(span.end - span.first for span in left.values()), dict(left), 0
         if not left:
             return
         moved = time.monotonic()
         try:
-            self._consumer.assign(list(left))
             for place, span in left.items():
                 self._consumer.seek(place, span.first)
+            self._consumer.resume(*left)
             while left:
                 for place, found in (await self._consumer.getmany(*left, timeout_ms=500)).items():
                     span, moved = left[place], time.monotonic()
@@ -172,6 +169,8 @@ class TopicRanges:
                     raise Unavailable("Kafka", "EXPORT_KAFKA_BOOTSTRAP_SERVERS", f"no records from {where}")
         except (TimeoutError, KafkaError) as error:
             raise unreachable(self._settings, error) from None
+        finally:
+            self._consumer.pause(*begun)
 
 
 def _raw(topic: str, record: Any) -> Raw:

@@ -64,12 +64,16 @@ class Topics:
     limits: TopicSpec
     dead_letters: TopicSpec
     operations: TopicSpec
-    replays: TopicSpec
     jobs_changelog: TopicSpec
     shards_changelog: TopicSpec
 
     def manifest(self) -> tuple[TopicSpec, ...]:
         return tuple(getattr(self, spec.name) for spec in fields(self))
+
+
+def short_names(names: Topics) -> dict[str, TopicSpec]:
+    """`requests`, …, `jobs-changelog`: what a topic is called whatever its prefix."""
+    return {field.name.replace("_", "-"): getattr(names, field.name) for field in fields(names)}
 
 
 def topics(settings: Settings) -> Topics:
@@ -99,7 +103,6 @@ def topics(settings: Settings) -> Topics:
         limits=TopicSpec(name("limits"), "download", "DownloadLimits", 1, compacted=True),
         dead_letters=TopicSpec(name("dead-letters"), "source key", "DeadLetter", p, retention_days=90, whole_messages=True),
         operations=TopicSpec(name("operations"), "subject", "OperatorAction", 1, retention_days=90),
-        replays=TopicSpec(name("replays"), "replay", "ReplayBegun, JobReplayed, ReplayEnded", 1, retention_days=90),
         jobs_changelog=TopicSpec(changelog("jobs"), "job", "JobState", p, compacted=True),
         shards_changelog=TopicSpec(changelog("shards"), "job/shard", "Shard", p, compacted=True),
     )

@@ -25,17 +25,20 @@ from agents.pacing import Pacer
 from agents.plan import Planner, plan
 from agents.report import Reporter
 from agents.snapshot import snapshot
-from agents.tally import tally
+from agents.tally import Tally
 from agents.watch import Watch
 from connectors.fetch_processes import FetchProcesses
 from connectors.intake import Intake
 from export_service.backoff import until_available
+from export_service.download_counts import DownloadCounts
 from export_service.failures import ExportError, SettingsError, Unavailable
-from export_service.metrics import Metrics, serve
 from export_service.requests import Policy
 from export_service.settings import ROLES, Settings
+from export_service.tally_counts import TallyCounts
 from streams.app import REVOKE_SECONDS
-from streams.followers import Follower, cancellations, demands, limits
+from streams.followers import Following, cancellations, demands, limits
+from streams.health import Health
+from streams.observed import Observed
 from streams.open_jobs import watch_open_jobs
 from streams.parts import Parts
 from streams.publisher import KafkaPublisher
@@ -73,6 +76,7 @@ class Worker:
         self._log: Any = structlog.get_logger()
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
+        self._health: Health | None = None
 
     def stop(self) -> None:
         self._stop.set()
@@ -80,6 +84,8 @@ class Worker:
     def _fatal(self, error: BaseException) -> None:
         if self._failure is None:
             self._failure = error
+            if self._health is not None:
+                self._health.failure = error
             self._stop.set()
 
     async def run(self) -> int:
@@ -97,12 +103,14 @@ class Worker:
             raise SettingsError("EXPORT_QUEUE_URL is not set: the connector role needs the SQS queue to read; set it or use --role")
         names = topics(self._settings)
         async with AsyncExitStack() as stack:
-            metrics = Metrics()
-            stack.callback(serve(metrics, self._settings.metrics))
+            observed = Observed(self._settings, list(self._roles))
+            self._health = observed.health
+            await observed.serve(stack)
             await self._unless_told(until_available(lambda: ensure(self._settings, names), self._log))
             connecting = until_available(lambda: stack.enter_async_context(KafkaPublisher(self._settings)), self._log)
             publisher = await self._unless_told(connecting)
-            parts = await Parts.open(self._settings, self._roles, names, publisher, metrics, self._fetchers, stack, self._log)
+            parts = await Parts.open(self._settings, self._roles, names, publisher, observed, self._fetchers, stack, self._log)
+            observed.follow(names, publisher, parts.queue, self._fatal, stack, self._log)
             starts: list[Callable[[], Awaitable[None]]] = []
             stops: list[Callable[[], Awaitable[None]]] = []
             for name in ROLES:
@@ -112,7 +120,9 @@ class Worker:
                     stops.append(stop)
             await self._unless_told(asyncio.gather(*(start() for start in starts)))
             self._log.info("Worker ready", roles=list(self._roles))
+            self._health.started = True
             await self._stop.wait()
+            self._health.draining = True
             if self._failure is not None:
                 return self._say_why(self._failure)
             seconds = self._settings.worker.drain_seconds
@@ -180,6 +190,7 @@ def _connector(parts: Parts, fatal: Fatal) -> StartStop:
         dead_letters_topic=parts.topics.dead_letters.name,
         log=parts.log,
     )
+    parts.metrics.read(intake.samples)
     own_stop = asyncio.Event()
     running: list[asyncio.Task[None]] = []
 
@@ -199,9 +210,10 @@ def _connector(parts: Parts, fatal: Fatal) -> StartStop:
 
 def _plan(parts: Parts, fatal: Fatal) -> StartStop:
     settings, names = parts.settings, parts.topics
-    role, pacer = FaustRole(settings, "plan", fatal, parts.metrics), Pacer(parts.log)
+    role, pacer = parts.observed.role(FaustRole(settings, "plan", fatal, parts.metrics)), Pacer(parts.log)
     lists = FileLists(parts.sources, parts.table, settings.plan.max_files, parts.log, settings.download.allowed_urls)
     planner = Planner(lists, parts.table, parts.publisher, names, pacer, settings.worker.state_dir / role.name, parts.log)
+    parts.metrics.read(planner.samples)
     role.consume(names.requests, plan(planner, parts.dead_letters), concurrency=settings.worker.ack_window)
 
     async def drain(seconds: float) -> None:
@@ -210,7 +222,7 @@ def _plan(parts: Parts, fatal: Fatal) -> StartStop:
             await planner.drain(seconds / 2)
 
     role.drain_with(drain)
-    following = _Following(
+    following = Following(
         fatal,
         cancellations(settings, names.cancellations.name, planner.cancel, parts.log),
         demands(settings, names.demand.name, pacer.hear, parts.log),
@@ -229,7 +241,7 @@ def _plan(parts: Parts, fatal: Fatal) -> StartStop:
 
 def _download(parts: Parts, fatal: Fatal) -> StartStop:
     settings = parts.settings.download
-    role = FaustRole(parts.settings, "download", fatal, parts.metrics, ack_window=READ_AHEAD)
+    role = parts.observed.role(FaustRole(parts.settings, "download", fatal, parts.metrics, ack_window=READ_AHEAD))
     transfers = FetchProcesses(parts.fetchers, fatal)
     downloader = Downloader(
         transfers,
@@ -239,16 +251,19 @@ def _download(parts: Parts, fatal: Fatal) -> StartStop:
         parts.topics,
         parts.log,
         settings,
+        DownloadCounts(parts.settings.metrics.hosts),
     )
+    parts.metrics.read(downloader.samples)
     role.consume(parts.topics.tasks, downloader.handle)
     role.drain_with(downloader.drain)
+    role.held_by(lambda: downloader.full)
 
     def read() -> dict[int, int]:
         return {} if downloader.draining else role.read(parts.topics.tasks)
 
     demand = Demand(downloader, settings.concurrency, read, parts.publisher, parts.topics.demand.name)
     shares = Shares(transfers, downloader.hosts, demand.worker, parts.log)
-    following = _Following(
+    following = Following(
         fatal,
         cancellations(parts.settings, parts.topics.cancellations.name, downloader.cancel, parts.log),
         limits(parts.settings, parts.topics.limits.name, shares.set, parts.log),
@@ -272,27 +287,9 @@ def _download(parts: Parts, fatal: Fatal) -> StartStop:
     return start, stop
 
 
-class _Following:
-    """Topics that a role follows beside its own."""
-
-    def __init__(self, fatal: Fatal, *followers: Follower) -> None:
-        self._fatal, self._followers = fatal, followers
-        self._running: list[asyncio.Task[None]] = []
-
-    async def start(self) -> None:
-        """Returns when all that is there has been told."""
-        for follower in self._followers:
-            await follower.start()
-            self._running.append(beside(follower.follow(), self._fatal))
-
-    def stop(self) -> None:
-        for running in self._running:
-            running.cancel()
-
-
 def _tally(parts: Parts, fatal: Fatal) -> StartStop:
     names, publisher = parts.topics, parts.publisher
-    role = FaustRole(parts.settings, "tally", fatal, parts.metrics, ack_window=2 * MOST)
+    role = parts.observed.role(FaustRole(parts.settings, "tally", fatal, parts.metrics, ack_window=2 * MOST))
     role.app.revoke_seconds = REVOKE_SECONDS
     jobs = confirmed_table(role, publisher, "jobs", names.jobs_changelog.name)
     shards = confirmed_table(role, publisher, "shards", names.shards_changelog.name)
@@ -302,8 +299,10 @@ def _tally(parts: Parts, fatal: Fatal) -> StartStop:
 
     every = timedelta(seconds=parts.settings.tally.snapshot_seconds)
     together = Together(flush, role.window, role.app.owns)
-    handle = tally(Jobs(jobs), Shards(shards), together, publisher, parts.dead_letters, names, every)
-    role.consume(names.results, handle)
+    counts = TallyCounts(parts.metrics)
+    parts.metrics.read(counts.samples)
+    counting = Tally(Jobs(jobs), Shards(shards), together, publisher, parts.dead_letters, names, every, counts)
+    role.consume_many(names.results, counting.handle)
     writing: list[asyncio.Task[None]] = []
 
     async def start() -> None:
@@ -318,7 +317,7 @@ def _tally(parts: Parts, fatal: Fatal) -> StartStop:
 
 
 def _callback(parts: Parts, fatal: Fatal) -> StartStop:
-    role = FaustRole(parts.settings, "callback", fatal, parts.metrics)
+    role = parts.observed.role(FaustRole(parts.settings, "callback", fatal, parts.metrics))
     answerer = Answerer(parts.step_functions, parts.table, parts.clock, parts.settings.callback, parts.metrics, parts.log)
     reader = ResultsReader(parts.settings, parts.topics.results.name)
     reporter = Reporter(reader.read, parts.destinations)
@@ -333,7 +332,7 @@ def _callback(parts: Parts, fatal: Fatal) -> StartStop:
 
 
 def _snapshot(parts: Parts, fatal: Fatal) -> StartStop:
-    role = FaustRole(parts.settings, "snapshot", fatal, parts.metrics)
+    role = parts.observed.role(FaustRole(parts.settings, "snapshot", fatal, parts.metrics))
     handle = snapshot(parts.table, parts.dead_letters, parts.log)
     role.consume(parts.topics.snapshots, handle, concurrency=parts.settings.worker.ack_window)
     return role.start, role.stop
@@ -352,6 +351,7 @@ def _watch(parts: Parts, fatal: Fatal) -> StartStop:
         results_topic=names.results.name,
         log=parts.log,
     )
+    parts.metrics.read(watch.samples)
     running: list[asyncio.Task[None]] = []
 
     async def start() -> None:

@@ -8,7 +8,7 @@ only the last is encoded, kept and sent.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple, cast
 
@@ -16,7 +16,9 @@ import faust
 import structlog
 from faust.types import TP
 
+from export_service import metric_names as names
 from export_service.ports import Publisher
+from export_service.samples import Sample
 from tables.rocksdb import ConfirmedStore, SharedOptions
 
 Write = tuple[int, bytes, bytes]
@@ -54,6 +56,11 @@ class ConfirmedTable(faust.Table):  # type: ignore[type-arg]
     def unsent(self) -> dict[bytes, Unsent]:
         """What was put since the last flush. The table itself does not have it yet."""
         return {}
+
+    def samples(self) -> Iterator[Sample]:
+        entries = len(cast(Any, self.data).data) if self.rocksdb is None else self.disk.about()
+        yield Sample(names.TABLE_ENTRIES, entries, (self.name,))
+        yield Sample(names.TABLE_UNSENT, len(self.unsent), (self.name,))
 
     @cached_property
     def _under_way(self) -> set["asyncio.Future[Any]"]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from export_service.failures import ExportError
-from export_service.times import parse_time
+from export_service.instants import parse_instant
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")]
@@ -21,7 +21,7 @@ T = TypeVar("T")
 def moment(option: str, text: str | None) -> datetime | None:
     """Raises BadParameter."""
     try:
-        return None if text is None else parse_time(text, datetime.now(UTC))
+        return None if text is None else parse_instant(text, datetime.now(UTC))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
 

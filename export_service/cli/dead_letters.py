@@ -106,8 +106,8 @@ def redrive(
     filtered = topic or job or reason or since or every
     if sqs:
         if ids or filtered or edit or changes:
-            raise typer.BadParameter("--sqs moves all that is in SQS's queue; it goes with --from, --dry-run and --yes only")
-        return _move(settings, source, dry_run=dry_run, yes=yes, as_json=as_json)
+            raise typer.BadParameter("--sqs moves all that is in SQS's queue; it goes with --from, --why, --dry-run and --yes only")
+        return _move(settings, source, why, dry_run=dry_run, yes=yes, as_json=as_json)
     if edit and (changes or len(ids or ()) != 1):
         raise typer.BadParameter("--edit opens one dead letter: give one ID, and no --set")
     found = _chosen(
@@ -232,9 +232,10 @@ def _in_editor(value: bytes) -> bytes:
         return edited.strip().encode()
 
 
-def _move(settings: Settings, source: str | None, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+def _move(settings: Settings, source: str | None, why: str | None, *, dry_run: bool, yes: bool, as_json: bool) -> None:
     from connectors.aws import Clients
-    from connectors.sqs_moves import Moved, Queues, look, move
+    from connectors.sqs_moves import Queues, look
+    from streams.letters import move_queue
 
     url = settings.queue.url
     if url is None:
@@ -243,10 +244,6 @@ def _move(settings: Settings, source: str | None, *, dry_run: bool, yes: bool, a
     async def preview() -> Queues:
         async with Clients(settings.aws).open("sqs") as client:
             return await look(client, url, source)
-
-    async def go(queues: Queues) -> Moved:
-        async with Clients(settings.aws).open("sqs") as client:
-            return await move(client, queues, lambda moved: _progress(moved, queues.waiting))
 
     queues = asyncio.run(preview())
     text = f"  about {queues.waiting} messages, {queues.hidden} more in flight\n"
@@ -257,7 +254,7 @@ def _move(settings: Settings, source: str | None, *, dry_run: bool, yes: bool, a
     moved = None
     if not dry_run:
         confirm(f"Move about {queues.waiting} messages?", yes=yes)
-        moved = asyncio.run(go(queues))
+        moved = asyncio.run(move_queue(settings, queues, lambda done: _progress(done, queues.waiting), why))
     result = {"waiting": queues.waiting, "moved": moved.messages if moved else 0, "bySqs": bool(moved and moved.by_sqs)}
     show(result, lambda: f"{moved.messages} moved.\n" if moved else "Nothing was moved (--dry-run).\n", as_json=as_json)
 

@@ -11,11 +11,11 @@ from typing import Annotated
 
 import typer
 
+from export_service.cli.asking import moment
 from export_service.cli.bars import Progress, bar
 from export_service.failures import ExportError, Unavailable
 from export_service.history.explanation import Explanation, explain, until
 from export_service.history.moves import Counted, grouped
-from export_service.instants import parse_instant
 from export_service.messages import JobSnapshot, iso_millis
 from export_service.settings import Settings, load
 
@@ -37,11 +37,7 @@ def explain_job(
 
     Example: export-service explain 550e8400-e29b-41d4-a716-446655440000 --at 15m
     """
-    now = datetime.now(UTC)
-    try:
-        when = parse_instant(at, now) if at else now
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--at") from None
+    when = moment("--at", at) or datetime.now(UTC)
     with bar(quiet=as_json) as progress:
         found = asyncio.run(explained(load(), job_id, when, now=at is None, table=table, progress=progress))
     sys.stdout.write(json.dumps(found.as_json(), indent=2) + "\n" if as_json else as_text(found, every_record=records))
@@ -163,7 +159,7 @@ def _failed(found: Explanation) -> Iterator[str]:
 
 
 def _readings(found: Explanation) -> Iterator[str]:
-    for each in found.job.readings:
+    for each in (each for each in found.job.readings if each.total):
         share = f" ({each.records / each.total:.1%})" if each.total else ""
         yield f"{each.topic}: {each.records:,} of {each.total:,} records{share}, {each.bytes:,} bytes; {each.why}"
     if found.kept_until:

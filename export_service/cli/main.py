@@ -85,7 +85,8 @@ def _register() -> None:
 def run() -> None:
     """The console script. A failure that we know is one sentence, not a traceback."""
     make_importable()
-    _register()
+    if not app.registered_commands:
+        _register()
     try:
         app()
     except SettingsError as error:

@@ -4,13 +4,13 @@ import asyncio
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from export_service.cli.asking import moment
 from export_service.cli.bars import Progress, bar
 from export_service.cli.replay_file import replay_file
 from export_service.cli.replay_text import actions_text, differences_text
@@ -18,7 +18,6 @@ from export_service.failures import ExportError
 from export_service.history.actions import Action
 from export_service.history.compare import ends_differ
 from export_service.history.selection import Selection, parse_offsets
-from export_service.instants import parse_instant
 from export_service.messages import JobStatus, iso_millis
 from export_service.settings import Settings, load
 
@@ -72,13 +71,13 @@ def replay(
 def _selection(
     jobs: Iterable[str], user: str | None, since: str | None, until: str | None, offsets: Iterable[str], status: JobStatus | None
 ) -> Selection:
-    now = datetime.now(UTC)
     try:
-        first, last = (parse_instant(text, now) if text else None for text in (since, until))
         ranges = tuple(parse_offsets(text) for text in offsets)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    return Selection(tuple(dict.fromkeys(jobs)), user, first, last, ranges, status)
+        raise typer.BadParameter(str(error), param_hint="--offsets") from None
+    if len({partition for partition, _, _ in ranges}) < len(ranges):
+        raise typer.BadParameter("has a partition twice; give one range of each", param_hint="--offsets")
+    return Selection(tuple(dict.fromkeys(jobs)), user, moment("--since", since), moment("--until", until), ranges, status)
 
 
 async def _shadow(settings: Settings, selection: Selection, progress: Progress, *, as_json: bool) -> None:
@@ -136,7 +135,7 @@ async def _send(
         made: list[Mapping[str, Any]] = []
         try:
             async for each in ready.send(rate, wait):
-                made.append(each.model_dump(mode="json", include={"job_id", "attempt", "place", "why"}, exclude_none=True))
+                made.append(each.as_json())
                 progress("jobs", len(made), len(ready.todo))
         except (ExportError, asyncio.CancelledError):
             sys.stderr.write(

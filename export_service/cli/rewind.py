@@ -64,7 +64,8 @@ def _go(
     from streams.rewind import rewind as go_back
 
     settings = load()
-    asyncio.run(away(settings, roles))
+    if not dry_run:
+        asyncio.run(away(settings, roles))
     planned = asyncio.run(look(settings, roles, to, job_id))
     plan(planned.as_text(settings.app_id), as_json=as_json)
     if not planned.moving and not planned.entries:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -11,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from export_service.cli.asking import moment
 from export_service.failures import Unavailable
 from export_service.settings import load
 
 if TYPE_CHECKING:
     from connectors.sweep import Left
-
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def sweep(
@@ -37,8 +35,8 @@ def sweep(
     Example: export-service sweep s3://exports/ --older-than 24h --dry-run
     """
     settings = load()
-    age = timedelta(hours=settings.sweep.after_hours) if older_than is None else _age(older_than)
-    count, size = asyncio.run(_sweep(place, datetime.now(UTC) - age, dry=dry_run, as_json=as_json))
+    before = moment("--older-than", older_than) or datetime.now(UTC) - timedelta(hours=settings.sweep.after_hours)
+    count, size = asyncio.run(_sweep(place, before, dry=dry_run, as_json=as_json))
     if not as_json:
         done = "would go" if dry_run else "removed"
         sys.stdout.write(f"{count} {done}, {size / 1e6:,.1f} MB\n")
@@ -80,10 +78,3 @@ async def _lefts(place: str, before: datetime, *, remove: bool) -> "AsyncIterato
                 yield left
         except OSError as error:
             raise Unavailable(str(error.filename), "your rights to it", error.strerror or type(error).__name__) from None
-
-
-def _age(text: str) -> timedelta:
-    found = re.fullmatch(r"(\d+)([smhd])", text)
-    if found is None:
-        raise typer.BadParameter(f"{text!r} is no time; write 24h, 2d or 90m", param_hint="--older-than")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})

@@ -5,14 +5,13 @@ import json
 import shutil
 import sys
 import textwrap
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
+from export_service.cli.asking import moment
 from export_service.cli.bars import bar
 from export_service.failures import ExportError, SettingsError, Unavailable
-from export_service.instants import parse_instant
 from export_service.settings import Settings, load
 from export_service.verify.evidence import TOPICS, Evidence
 from export_service.verify.gather import Access, Scope, gather
@@ -44,10 +43,8 @@ def verify(
     """
     if sum((all_jobs, job_id is not None, since is not None)) != 1:
         raise typer.BadParameter("give a JOB, --all, or --since")
-    try:
-        since_ms = round(parse_instant(since, datetime.now(UTC)).timestamp() * 1000) if since else 0
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--since") from None
+    begin = moment("--since", since)
+    since_ms = round(begin.timestamp() * 1000) if begin else 0
     scope = Scope(job_id, wait, table, files, sources, tuple(execution or ()), since_ms)
     with bar(quiet=as_json) as progress:
         evidence = asyncio.run(collect(load(), scope, Evidence(settled=settled), progress))

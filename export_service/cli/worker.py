@@ -10,6 +10,7 @@ import typer
 from export_service import logs
 from export_service.core_dumps import forbid_core_dumps
 from export_service.failures import SettingsError
+from export_service.garbage import collect_seldom
 from export_service.settings import ROLES, load
 
 
@@ -34,6 +35,7 @@ def worker(
     if not settings.worker.core_dumps:
         forbid_core_dumps()
     logs.configure(settings.log.level, settings.log.format)
+    collect_seldom()
     # The processes before the loop: they begin as copies of this one.
     with (
         forked(settings, settings.download.processes if "download" in roles else 0) as fetchers,

@@ -148,7 +148,7 @@ class Console:
             raise web.HTTPNotFound
         grid = history = None
         if "whole" in request.query:  # for a browser without scripts
-            grid, history = [Markup(await self._histories.part(name, job_id)) for name in ("grid", "history")]
+            grid, history = [Markup((await self._histories.part(name, job_id))[0]) for name in ("grid", "history")]
         return self._render(
             request,
             "page.html",
@@ -173,8 +173,8 @@ class Console:
             self._log.warning("Cannot look up a job", jobId=job_id, reason=str(error))
 
     async def _part(self, request: web.Request) -> web.Response:
-        html = await self._histories.part(request.path.rsplit("/", 1)[1], request.match_info["job"])
-        answer = web.Response(text=html, content_type="text/html")
+        html, again = await self._histories.part(request.path.rsplit("/", 1)[1], request.match_info["job"])
+        answer = web.Response(text=html, content_type="text/html", headers={"X-Ask-Again": "1"} if again else {})
         answer.enable_compression()
         return answer
 
@@ -223,7 +223,7 @@ class Console:
         query = {each: request.query.get(each, "") for each in ("topic", "reason", "state")}
         state = query["state"] or "open"
         wanted = Filter(topic=query["topic"] or None, reason=query["reason"] or None, state=None if state == "all" else state)  # type: ignore[arg-type]
-        found = [kept for kept in await self._letters.get("all") if wanted.takes(kept)]
+        found = [kept for kept in (await self._letters.get("all")).value if wanted.takes(kept)]
         letters = [
             {"jobId": None, "body": None, "bodyBase64": None, "actions": None} | as_object(kept, body=True)
             for kept in found[-_LETTERS:]

@@ -18,6 +18,9 @@ _LONGEST = 100_000
 """Records of its partition that a job's history may lie among, to be read for a page."""
 _COUNTS, _TIMELINE = 20, 200
 _SECONDS = 5.0
+_TABLES_SECONDS = 2.0
+"""After which the tables' changelogs have what a snapshot has: the tally writes them twice a second."""
+_ANSWER_SECONDS = 60.0
 
 
 class _TooLong(ExportError):
@@ -31,15 +34,16 @@ class Histories:
         self._settings, self._jobs, self._render = settings, jobs, render
         self._parts = {"grid": Costly(self._grid, _SECONDS), "history": Costly(self._history, _SECONDS)}
 
-    async def part(self, name: str, job_id: str) -> str:
-        known = self._jobs.get(job_id)
+    async def part(self, name: str, job_id: str) -> tuple[str, bool]:
+        """Its HTML, and whether it may be of before the job moved last, so that one should ask again."""
+        known, moved = self._jobs.get(job_id), self._jobs.moved_at(job_id)
         # A job that has ended stays as it is, but for its answer, which comes a moment later.
-        settled = known is not None and known.status.terminal and (datetime.now(UTC) - known.updated_at).total_seconds() > 60
-        version = (known.attempt, known.version) if known is not None and settled else None
+        settled = moved + _ANSWER_SECONDS if known is not None and known.status.terminal else float("inf")
         try:
-            return await self._parts[name].get(job_id, version)
+            found = await self._parts[name].get(job_id, settled)
         except ExportError as error:
-            return self._render("parts/problem.html", message=str(error))
+            return self._render("parts/problem.html", message=str(error)), False
+        return found.value, found.at < moved + _TABLES_SECONDS
 
     async def _grid(self, job_id: str) -> str:
         from streams.reading import reader

@@ -219,11 +219,11 @@ def grid(total: int, run: int, shard: ReadShard) -> Grid:
 
 
 def _levels(total: int, tasks: int, run: int, shard: ReadShard) -> Iterator[str]:
-    mask = (1 << tasks) - 1
     for number in range(-(-total // SHARD_TASKS)):
         here = shard(run, number)
         for begin in range(0, min(SHARD_TASKS, total - number * SHARD_TASKS), tasks):
             size = min(tasks, total - number * SHARD_TASKS - begin)
+            mask = (1 << size) - 1  # outcomes beyond the total count nowhere
             yield _level(size, *((bits >> begin & mask).bit_count() for bits in here[:3]))
 
 

@@ -1,5 +1,6 @@
 """Jobs as their newest snapshots say, kept in memory, so that a page of them costs no request to anybody."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -52,6 +53,7 @@ class SeenJobs:
     def __init__(self, most: int) -> None:
         self._most, self._jobs = most, dict[str, JobSnapshot]()
         self._newest: list[JobSnapshot] | None = None
+        self._moved: dict[str, float] = {}
         self.live = False
         self.files = self.bytes = self.changes = self.dropped = 0
 
@@ -60,6 +62,10 @@ class SeenJobs:
 
     def get(self, job_id: str) -> JobSnapshot | None:
         return self._jobs.get(job_id)
+
+    def moved_at(self, job_id: str) -> float:
+        """When it was seen to, as time.monotonic() says; 0: it never was."""
+        return self._moved.get(job_id, 0.0)
 
     def see(self, new: JobSnapshot, *, moved: bool = True) -> None:
         """`moved` False: it was looked up, and is of any time."""
@@ -71,6 +77,7 @@ class SeenJobs:
             self.files += max(0, _ended(new) - (_ended(known) if known else 0))
             self.bytes += max(0, new.bytes - (known.bytes if known else 0))
         self._jobs[new.job_id] = new
+        self._moved[new.job_id] = time.monotonic()
         self.changes += 1
         self._newest = None
         if len(self._jobs) > self._most * 1.1:
@@ -79,7 +86,7 @@ class SeenJobs:
     def _drop(self) -> None:
         ended = sorted((job for job in self._jobs.values() if job.status.terminal), key=lambda job: job.updated_at)
         for job in ended[: max(0, len(self._jobs) - self._most)]:
-            del self._jobs[job.job_id]
+            del self._jobs[job.job_id], self._moved[job.job_id]
             self.dropped += 1
 
     def newest(self) -> list[JobSnapshot]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from export_service import snapshots
 from export_service.history.compare import differing, state_differs
+from export_service.history.records import body
 from export_service.jobs import JobState
 from export_service.messages import JobSnapshot
 from export_service.ports import Attempt
@@ -36,9 +37,12 @@ def rebuild(
     item: JobSnapshot | None,
     *,
     rebuilt: bool,
+    end: int,
 ) -> Action:
-    """`changelog`: the last values of both tables, by key."""
+    """`changelog`: the last values of both tables, by key, read after `results`, which was read to `end`."""
     entry = changelog.get(job_id.encode())
+    if entry is not None and ((body(entry) or {}).get("offset") or 0) >= end:
+        return Action(job_id, state.attempt, False, f"has moved since results were read: {entry.place} has a later event")
     if entry is None:
         found = [Difference(job_id, "jobs-changelog", "entry", None, state.status.value)]
     else:

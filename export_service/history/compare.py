@@ -24,7 +24,8 @@ def recorded_ends(completions: Iterable[Raw]) -> dict[tuple[str, int], tuple[Map
     for raw in completions:
         if (completed := body(raw)) is not None:
             said = subject(completed)
-            found.setdefault((str(said.get("jobId")), int(said.get("attempt") or 1)), (completed, raw.place))
+            if isinstance(attempt := said.get("attempt", 1), int):
+                found.setdefault((str(said.get("jobId")), attempt), (completed, raw.place))
     return found
 
 

@@ -69,10 +69,16 @@ SLACK_MS = 60_000
 
 def begun(first: Raw) -> int | None:
     """When a job was asked for, ms, if this record of it may be its first; None: there must have been one before it."""
-    said = subject(body(first) or {})
-    if int(said.get("attempt") or 1) > 1 or not isinstance(asked := said.get("requestedAt"), str):
+    attempt, asked = subject(body(first) or {}).get("attempt"), asked_at(first)
+    return None if attempt not in (None, 1) or asked is None else min(first.timestamp, asked)
+
+
+def asked_at(raw: Raw) -> int | None:
+    """When the job of a record was asked for, ms, if it says so. It may be one that its step could not read."""
+    try:
+        return round(datetime.fromisoformat(subject(body(raw) or {})["requestedAt"]).timestamp() * 1000)
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    return min(first.timestamp, round(datetime.fromisoformat(asked).timestamp() * 1000))
 
 
 def surely_first(first: Raw) -> bool:
@@ -82,6 +88,7 @@ def surely_first(first: Raw) -> bool:
 
 def subject(found: Mapping[str, Any]) -> Mapping[str, Any]:
     """Where a record of any kind says which job and attempt it is of."""
-    found = found.get("request") or found
-    said: Mapping[str, Any] = found.get("job") or found.get("snapshot") or found
-    return said
+    for name in ("request", "job", "snapshot"):
+        if isinstance(inner := found.get(name), dict):
+            found = inner
+    return found

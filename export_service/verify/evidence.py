@@ -17,7 +17,6 @@ TOPICS = (
     "limits",
     "dead-letters",
     "operations",
-    "replays",
     "jobs-changelog",
     "shards-changelog",
 )

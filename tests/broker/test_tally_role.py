@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
-from agents.tally import tally
+from agents.tally import Tally
 from connectors.memory import SystemClock
 from export_service.jobs import JobState
 from export_service.messages import JobCompleted, JobInfo, JobPlanned, JobStatus, Outcome, Record, TaskResult, TaskResults
+from export_service.metrics import Metrics
 from export_service.settings import Settings
+from export_service.tally_counts import TallyCounts
 from streams.dead_letters import DeadLetters
 from streams.publisher import KafkaPublisher
 from streams.role import FaustRole, confirmed_table
@@ -85,8 +87,9 @@ async def running_tally(settings: Settings, publisher_type: type[KafkaPublisher]
 
         dead_letters = DeadLetters(publisher, names.dead_letters.name, SystemClock())
         together = Together(flush, role.window, role.app.owns)
-        handle = tally(Jobs(jobs), Shards(shards), together, publisher, dead_letters, names, timedelta(seconds=0))
-        role.consume(names.results, handle)
+        counts = TallyCounts(Metrics())
+        counting = Tally(Jobs(jobs), Shards(shards), together, publisher, dead_letters, names, timedelta(seconds=0), counts)
+        role.consume_many(names.results, counting.handle)
         writing = beside(together.run(), errors.append)
         await role.start()
         running = Running(role, Jobs(jobs), publisher, names)

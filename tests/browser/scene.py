@@ -2,8 +2,10 @@
 
 import re
 import sys
+import time
 import uuid
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from tests.e2e.conftest import World
@@ -40,10 +42,18 @@ class Scene:
     def run(self) -> str:
         """A job that is at half, and stays there until `world.files.gate` is set, for a minute at most."""
         self.world.files.held = {f"/photos/{number}.jpg" for number in range(30, 60)}
+        self.world.files.misbehave = _one_after_the_other
         self.world.files.gate.clear()
         job_id = self.send("jonas", "photos", [f"photos/{number}.jpg" for number in range(60)])
         self.world.until(lambda: int(self.world.snapshot(job_id).get("completedTasks", 0)) > 0, "some files are there")
         return job_id
+
+
+def _one_after_the_other(_: BaseHTTPRequestHandler, path: str, _times: int) -> bool:
+    """A snapshot comes at most each half second, by the times of outcomes: those that come at once are seen with the next that comes."""
+    if path.startswith("/photos/"):
+        time.sleep(int(path[8:-4]) % 30 * 0.06)
+    return False
 
 
 def prepare(world: World, *, files: int = 400) -> Scene:

@@ -89,7 +89,7 @@ def test_one_clicks_from_the_flow_to_the_record_behind_a_count(scene: Scene, bro
     browser.find("#user").send_keys("maria")
     browser.find("#status option[value=unsuccessful]").click()
     browser.find(".filter button").click()
-    assert "user=maria&status=unsuccessful" in browser.driver.current_url
+    browser.until(lambda: "user=maria&status=unsuccessful" in browser.driver.current_url, "the list is filtered")
     assert (scene.failed in browser.text, scene.good in browser.text) == (True, False)
     browser.link(scene.failed).click()
     browser.loaded()

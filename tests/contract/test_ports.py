@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote
 
 import pytest
 import structlog
@@ -277,6 +278,19 @@ async def test_parts_of_an_s3_object_are_of_the_version_that_was_opened(world: W
                 pass
     async with files.open(f"s3://{aws.BUCKET}/{key}") as download:
         assert b"".join([block async for some in download.blocks() for block in some]) == body[::-1]
+
+
+async def test_what_a_listing_names_is_what_is_read_whatever_its_key_has(world: World) -> None:
+    s3, files, folder = world.admin.client("s3"), S3Files(await world.s3()), f"odd#{uuid.uuid4().hex[:8]}/"
+    keys = [folder + name for name in ("a", "a#b.txt", "a?b=c", "a%41", "100 %", "ä/ö", "a+b&c")]
+    for key in keys:
+        s3.put_object(Bucket=aws.BUCKET, Key=key, Body=key.encode())
+    prefix = f"s3://{aws.BUCKET}/{folder}"
+    found = [url async for url, _ in files.list(prefix)]
+    assert sorted(unquote(url.removeprefix(prefix)) for url in found) == sorted(key.removeprefix(folder) for key in keys)
+    for url in found:
+        async with files.open(url) as download:
+            assert b"".join([chunk async for chunk in download.chunks()]).decode() == folder + unquote(url.removeprefix(prefix))
 
 
 async def test_a_large_object_comes_to_a_folder_as_the_download_step_fetches_it(world: World, tmp_path: Path) -> None:

@@ -18,8 +18,7 @@ from export_service import jobs as folding
 from export_service.cli import main
 from export_service.failures import Unavailable
 from export_service.history.actions import Action
-from export_service.replays import JobReplayed
-from streams.replaying import Replay
+from streams.replaying import Replay, Replayed
 from tests.chaos.judging import judge
 from tests.e2e.conftest import WORKER, World
 from tests.e2e.test_executions import names
@@ -119,16 +118,18 @@ def test_tables_that_were_lost_are_rebuilt_and_the_job_ends(world: World) -> Non
     first = world.worker()
     arn, job = world.execute("lost")
     world.until(lambda: bool(world.snapshot(job)), "the job is known")
-    world.until(lambda: told(world, "explain", job)["state"]["completedTasks"] == 40, "all that is not held is there")
+    world.until(lambda: told(world, "explain", job)["state"]["completedTasks"] == 40, "all that is not held is there", every=0.3)
     first.terminate()
     first.wait(30)
     asyncio.run(_empty_changelogs(world))
     world.worker()
     world.files.gate.set()
-    world.until(lambda: told(world, "explain", job)["state"]["status"] == "COMPLETED", "its events say that it ended")
+    world.until(lambda: told(world, "explain", job)["state"]["status"] == "COMPLETED", "its events say that it ended", every=0.3)
     assert world.snapshot(job)["status"] == "PENDING", "the tally has lost 40 of them, and how many there are"
 
-    plan = told(world, "replay", job, "--mode", "rebuild", "--dry-run")
+    dry = ("replay", job, "--mode", "rebuild", "--dry-run")
+    world.until(lambda: bool(told(world, *dry)["plan"][0]["do"]), "the tally has committed what it makes of them", every=0.3)
+    plan = told(world, *dry)
     assert (plan["dryRun"], plan["done"]) == (True, [])
     assert {"status", "completedAt"} <= {each["field"] for each in plan["plan"][0]["differences"]}
     assert world.snapshot(job)["status"] == "PENDING"
@@ -137,11 +138,13 @@ def test_tables_that_were_lost_are_rebuilt_and_the_job_ends(world: World) -> Non
     assert done["taken"], done
     assert json.loads(world.finished(arn)["output"])["export"].items() >= {"status": "COMPLETED", "completedTasks": 60}.items()
     world.until(lambda: world.snapshot(job)["status"] == "COMPLETED", "the item is right")
-    world.until(lambda: not told(world, "replay", job, "--mode", "rebuild")["plan"][0]["do"], "nothing is left to rebuild")
-    found = asyncio.run(records(world.env["EXPORT_KAFKA_BOOTSTRAP_SERVERS"], world.env["EXPORT_TOPICS_PREFIX"] + "replays"))
+    world.until(
+        lambda: not told(world, "replay", job, "--mode", "rebuild")["plan"][0]["do"], "nothing is left to rebuild", every=0.3
+    )
+    found = asyncio.run(records(world.env["EXPORT_KAFKA_BOOTSTRAP_SERVERS"], world.env["EXPORT_TOPICS_PREFIX"] + "operations"))
     said = [json.loads(record.value) for record in found]
-    assert [each["type"] for each in said] == ["ReplayBegun", "JobReplayed", "ReplayEnded"]
-    assert {each["run"] for each in said} == {done["run"]}
+    assert [(each["action"], each["stage"]) for each in said] == [("replay", "begun"), ("rebuild", "done"), ("replay", "done")]
+    assert {each["id"] for each in said} == {done["run"]}
     again = told(world, "replay", "--resume", done["run"])
     assert (again["plan"], again["done"]) == ([], []), "all of it was done"
     told(world, "replay", "--all")
@@ -185,7 +188,7 @@ def test_an_answer_that_was_lost_is_given_once_and_a_replay_that_broke_off_goes_
     # The first is sent, then the broker is gone, as it seems.
     sent = Replay._re_emit
 
-    async def one(self: Replay, action: Action) -> JobReplayed:
+    async def one(self: Replay, action: Action) -> Replayed:
         if self.sent:
             raise Unavailable("Kafka", "EXPORT_KAFKA_BOOTSTRAP_SERVERS", "a test")
         return await sent(self, action)

@@ -84,6 +84,56 @@ def test_an_end_that_the_tables_did_not_know_is_said_and_one_they_knew_is_not() 
     assert behind.completions == [4], "that of the second attempt"
 
 
+@given(st.one_of(histories(), st.sampled_from(list(HISTORIES.values()))), st.data())
+@settings(max_examples=EXAMPLES)
+def test_tables_that_are_right_stay_so_whenever_a_record_comes_and_whatever_crashes(
+    events: list[JobEvent], data: st.DataObject
+) -> None:
+    place = data.draw(st.integers(1, len(events)), label="events that the record has")
+    late = data.draw(st.integers(place, len(events)), label="events before it")
+    assume(run(events[:place]).state is not None)
+    records: list[JobEvent | JobRebuilt] = [*events[:late], rebuilt(events[:place]), *events[late:]]
+    expected, tables = Tables(), Tables()
+    versions = [(tables.state, tables.shards)]
+    for offset, record in enumerate(records):
+        if not isinstance(record, JobRebuilt):
+            expected.apply(record, offset)
+        apply(tables, record, offset)
+        versions.append((tables.state, tables.shards))
+    assert tables.summary() == expected.summary()
+    state, shards = data.draw(st.integers(0, len(versions) - 1)), data.draw(st.integers(0, len(versions) - 1))
+    begin = data.draw(st.integers(0, min(state, shards)), label="read again from")
+    tables.state, tables.shards = versions[state][0], versions[shards][1]
+    for offset in range(begin, len(records)):
+        apply(tables, records[offset], offset)
+    assert tables.summary() == expected.summary()
+
+
+def test_a_record_that_an_event_has_overtaken_takes_nothing_out() -> None:
+    events: list[JobEvent] = [planned(1, 3), results(1, {0: Outcome.SUCCEEDED}), results(1, {1: Outcome.SUCCEEDED})]
+    tables = run(events)
+    apply(tables, rebuilt(events[:2]), 3)
+    assert tables.summary() == run(events).summary(), "what was read had not the last event"
+    # Also when it is read again, after something that has moved the state and no shard.
+    apply(tables, opened(2), 4)
+    apply(tables, rebuilt(events[:2]), 3)
+    assert tables.shards == run(events).shards
+    apply(tables, results(1, {2: Outcome.SUCCEEDED}), 5)
+    assert tables.completions == [5]
+
+
+def test_an_end_is_said_again_if_a_crash_came_before_it_was_confirmed() -> None:
+    events: list[JobEvent] = [planned(1, 1), results(1, {0: Outcome.SUCCEEDED})]
+    tables = Tables()
+    for _ in range(2):
+        apply(tables, rebuilt(events), 2)
+    assert tables.completions == [2, 2]
+    apply(tables, opened(2), 3)
+    tables.completions = []
+    apply(tables, rebuilt(events), 2)
+    assert tables.completions == [], "a later attempt has the answer"
+
+
 def test_what_cannot_be_put_back_is_no_record() -> None:
     right = json.loads(rebuilt([planned(1, 2)]).to_bytes())
     assert isinstance(read(json.dumps(right).encode()), JobRebuilt)

@@ -2,19 +2,24 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import structlog
 
-from agents.callback import Answerer
-from connectors.memory import MemoryCallback, MemoryLedger, SystemClock
+from agents.callback import Answerer, callback
+from agents.report import Reporter
+from connectors.memory import MemoryCallback, MemoryLedger, MemoryPublisher, SystemClock
 from export_service.failures import CallbackDenied, CallbackInvalid, CallbackRefused, CallbackThrottled
 from export_service.messages import CallbackAnswered, CallbackOutcome, JobCompleted, JobSnapshot, JobStatus, ResultsRange
 from export_service.metrics import Metrics
-from export_service.settings import Callback
+from export_service.settings import Callback, load
+from streams.ack_window import AckWindow, Place
+from streams.dead_letters import DeadLetters
+from streams.steps import Incoming
+from streams.topics import topics
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TOKEN = "AAAAKgAAAAIAAAAAAAAAAebfqJhRE-canary"
@@ -160,6 +165,36 @@ async def test_a_job_that_waits_to_try_again_holds_no_other_up() -> None:
     assert said is not None
     assert said.outcome is CallbackOutcome.SENT
     stuck.cancel()
+
+
+async def test_reports_of_one_job_are_written_in_the_order_of_its_ends() -> None:
+    """A group that went back reads the ends of several runs at once."""
+    written: list[int]
+    bench, written, gate = Bench(), [], asyncio.Event()
+
+    class SlowAtFirst(Reporter):
+        async def write(self, completed: JobCompleted) -> None:
+            if completed.run == 1:
+                await gate.wait()
+            written.append(completed.run)
+
+    publisher, topic = MemoryPublisher(), topics(load())
+    letters = DeadLetters(publisher, "dead", SystemClock())
+    reporter = SlowAtFirst(cast(Any, None), cast(Any, None))
+    handle = callback(bench.answerer, reporter, publisher, letters, topic, structlog.get_logger())
+    window = AckWindow(10, lambda error: pytest.fail(repr(error)))
+    place = Place("completions", 0)
+    window.begin(place, 0)
+    handling: list[Awaitable[None]] = []
+    for offset, run in enumerate((1, 2)):
+        entry = await window.admit(place, offset)
+        assert entry is not None
+        value = completed().model_copy(update={"run": run}).to_bytes()
+        handling.append(asyncio.ensure_future(handle(Incoming(place, offset, NOW, b"j", value), entry)))
+    await asyncio.sleep(0.01)
+    gate.set()
+    await asyncio.gather(*handling)
+    assert written == [1, 2]
 
 
 @pytest.mark.parametrize(("tasks", "claimed"), [(10_000, True), (10_001, False)])

@@ -1,7 +1,7 @@
-"""Records travel through Faust in bundles, and are handled one by one, as long as they are ours to handle."""
+"""Records travel through Faust in bundles, and are handled one by one or many at a time, as long as they are ours to handle."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from streams.ack_window import AckWindow, Entry, Place
 from streams.bundles import BUNDLE, Bundle, BundleScheduler
 from streams.membership import Hearing
 from streams.rereads import Rereads
-from streams.steps import Incoming, step_agent
+from streams.steps import Incoming, Taken, Volume, one_by_one, step_agent
 from tests.waiting import until
 
 HERE = TP("results", 0)
@@ -73,7 +73,7 @@ async def test_what_is_left_of_a_bundle_is_not_handled_in_the_next_generation() 
             generation = 2
 
     rereads = Rereads(None, window, holes=False, beside=False)
-    agent = step_agent(window, rereads, handle, lambda fetched_in: fetched_in == generation)
+    agent = step_agent(window, rereads, one_by_one(handle), lambda fetched_in: fetched_in == generation, Volume())
     await agent(Stream(Bundle.of(HERE, records(5), 1), Bundle.of(HERE, records(4)[3:], 2)))
     assert handled == [0, 1, 2, 3]
     assert window.position(Place(*HERE)) == 4
@@ -93,11 +93,50 @@ async def test_others_have_their_turn_while_a_bundle_is_handled() -> None:
             await asyncio.sleep(0)
 
     running = asyncio.create_task(other())
-    await step_agent(window, Rereads(None, window, holes=False, beside=False), handle, lambda _: True)(
+    await step_agent(window, Rereads(None, window, holes=False, beside=False), one_by_one(handle), lambda _: True, Volume())(
         Stream(Bundle.of(HERE, records(200), 1))
     )
     running.cancel()
     assert len([turn for turn in turns if 0 < turn < 200]) >= 3
+
+
+async def test_a_step_that_takes_many_gets_them_in_order_and_no_more_than_the_window_holds_or_is_quickly_read() -> None:
+    window = AckWindow(5, lambda _: None)
+    window.begin(Place(*HERE), 0)
+    given: list[list[int]] = []
+
+    async def handle(taken: Sequence[Taken]) -> None:
+        given.append([record.offset for record, _ in taken])
+        for _, entry in taken:
+            entry.done()
+
+    some = records(12)
+    some[3].value = b"x" * 600_000
+    agent = step_agent(window, Rereads(None, window, holes=False, beside=False), handle, lambda _: True, Volume(), 10)
+    await agent(Stream(Bundle.of(HERE, some, 1)))
+    assert given == [[0, 1, 2, 3], [4, 5, 6, 7, 8], [9, 10, 11]]
+
+
+async def test_what_was_taken_of_a_partition_that_went_away_while_a_later_record_waited_is_not_handled() -> None:
+    window = AckWindow(100, lambda _: None)
+    window.begin(Place(*HERE), 0)
+    given: list[int] = []
+
+    async def handle(taken: Sequence[Taken]) -> None:
+        given.extend(record.offset for record, _ in taken)
+
+    class Waiting(Rereads):
+        async def skipped(self, *_: object) -> bool:
+            window.keep_only([])
+            return False
+
+    some = records(5)
+    del some[3]
+    agent = step_agent(
+        window, Waiting(None, window, holes=False, beside=False), handle, lambda _: window.knows(Place(*HERE)), Volume(), 10
+    )
+    await agent(Stream(Bundle.of(HERE, some, 1)))
+    assert given == []
 
 
 class Coordinator:

@@ -195,15 +195,30 @@ async def test_what_costs_is_read_once_for_all_who_ask_and_failures_are_not_kept
         return key.upper()
 
     costly = Costly(slow, seconds=60)
-    both = [asyncio.create_task(costly.get("a", 1)) for _ in range(2)]
+    both = [asyncio.create_task(costly.get("a")) for _ in range(2)]
     await asyncio.sleep(0)
     gate.set()
     assert [type(each) for each in await asyncio.gather(*both, return_exceptions=True)] == [ExportError, ExportError]
-    assert [await costly.get("a", 1), await costly.get("a", 2)] == ["A", "A"], "within its seconds it is good enough"
+    assert [(await costly.get("a")).value, (await costly.get("a")).value] == ["A", "A"], "within its seconds it is good enough"
     assert read == ["a", "a"]
     costly.forget("a")
-    await costly.get("a", 2)
+    await costly.get("a")
     assert len(read) == 3
+
+
+async def test_what_was_read_after_a_job_had_settled_is_good_for_ever() -> None:
+    read: list[str] = []
+
+    async def quick(key: str) -> str:
+        read.append(key)
+        return key
+
+    costly = Costly(quick, seconds=0)
+    found = await costly.get("a")
+    await asyncio.sleep(11 * (found.until - found.at) / 10 + 0.001)
+    assert (await costly.get("a", found.at)) is found
+    assert (await costly.get("a", found.at + 0.0001)) is not found
+    assert len(read) == 2
 
 
 @pytest.fixture
@@ -224,7 +239,7 @@ async def client(feed: ConsoleFeed) -> AsyncIterator[TestClient[Any, Any]]:
         yield found
 
 
-async def get(client: TestClient[Any, Any], path: str, status: int = 200, **headers: str) -> str:
+async def get(client: TestClient[Any, Any], path: str, status: int = 200, headers: dict[str, str] | None = None) -> str:
     async with client.get(path, headers=headers, allow_redirects=False) as answer:
         assert answer.status == status, await answer.text()
         return str(await answer.text())
@@ -243,7 +258,7 @@ async def test_pages_escape_what_people_write_and_hide_their_secrets(client: Tes
     for path in ("/topics/nothing", "/static/..%2fapp.py", "/static/none.css", "/events?of=/nothing", "/nowhere"):
         await get(client, path, 404)
     await get(client, f"/jobs?q={'0' * 36}", 302)
-    await get(client, "/", 421, Host="evil.example")
+    await get(client, "/", 421, {"Host": "evil.example"})
 
 
 async def test_every_answer_has_the_policy_and_nothing_inline(client: TestClient[Any, Any]) -> None:
@@ -293,8 +308,8 @@ async def test_nothing_is_changed_without_signing_in(client: TestClient[Any, Any
     assert "SameSite=Strict" in cookie
     assert TOKEN not in cookie
     held = {"Cookie": cookie.partition(";")[0]}
-    assert "Sign out" in await get(client, "/", **held)
-    assert "Cancel the job" in await get(client, f"/jobs/{snapshot(1).job_id}", **held)
+    assert "Sign out" in await get(client, "/", headers=held)
+    assert "Cancel the job" in await get(client, f"/jobs/{snapshot(1).job_id}", headers=held)
     async with client.post("/jobs/x/do/cancel", data={"csrf": "guessed"}, headers=held) as answer:
         assert answer.status == 403
 

@@ -1,11 +1,15 @@
 """The files that people deploy: well formed, and in step with the code."""
 
 import ast
+import importlib.metadata
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -150,29 +154,59 @@ def test_the_state_machine_leads_nowhere_else() -> None:
     assert targets == set(states)
 
 
+def test_compose_is_valid() -> None:
+    # The package's own command does not start with our click, but it carries the schema of the Compose specification.
+    schema = importlib.metadata.distribution("check-jsonschema").locate_file(
+        "check_jsonschema/builtin_schemas/vendor/compose-spec.json"
+    )
+    jsonschema.validate(compose(), json.loads(Path(str(schema)).read_text()))
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="no docker client")
+def test_docker_compose_reads_it() -> None:
+    if subprocess.run(["docker", "compose", "version"], capture_output=True, timeout=30).returncode:
+        pytest.skip("this docker client has no compose")
+    subprocess.run(["docker", "compose", "config", "--quiet"], cwd=ROOT, check=True, timeout=60)
+
+
 def test_compose_starts_things_in_order() -> None:
     services = compose()["services"]
-    assert set(services) == {"kafka", "aws", "setup", "worker"}
+    assert set(services) == {"kafka", "aws", "setup", *ROLES, "prometheus", "grafana"}
     assert services["kafka"]["image"] == "apache/kafka:4.3.1"
     for service in ("kafka", "aws"):
         assert services[service]["healthcheck"]["test"]
         assert services["setup"]["depends_on"][service] == {"condition": "service_healthy"}
-    assert services["worker"]["depends_on"]["setup"] == {"condition": "service_completed_successfully"}
+    for role in ROLES:
+        assert services[role]["command"] == ["worker", "--role", role]
+        assert services[role]["depends_on"]["setup"] == {"condition": "service_completed_successfully"}
     published = [port for service in services.values() for port in service.get("ports", ())]
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published), "an unauthenticated service is for this machine only"
 
 
+def test_compose_mounts_what_is_there_and_prometheus_asks_every_role() -> None:
+    for service in compose()["services"].values():
+        mounts = [volume.split(":")[0] for volume in service.get("volumes", ())]
+        assert all((ROOT / mount).exists() for mount in mounts if mount.startswith("./"))
+    (job,) = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    (asked,) = job["dns_sd_configs"]
+    assert asked["names"] == list(ROLES)
+    assert compose()["services"]["watch"]["expose"] == [str(asked["port"])]
+    provisioning = ROOT / "deploy" / "grafana" / "provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+
+
 def test_compose_sets_only_settings_that_exist() -> None:
     known = variables(Settings, "EXPORT_") | variables(Aws, "AWS_") | {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
-    for service in ("setup", "worker"):
+    for service in ("setup", *ROLES):
         assert set(compose()["services"][service]["environment"]) <= known
 
 
 def test_compose_names_what_the_emulator_creates() -> None:
     from export_service.devstack import aws
 
-    environment = compose()["services"]["worker"]["environment"]
+    environment = compose()["services"]["connector"]["environment"]
     assert environment["EXPORT_QUEUE_URL"] == f"{environment['AWS_ENDPOINT']}/{aws.ACCOUNT}/{aws.QUEUE}"
     assert environment["EXPORT_TABLE_NAME"] == aws.TABLE
     assert environment["EXPORT_CATALOG"].startswith(f"s3://{aws.BUCKET}/")

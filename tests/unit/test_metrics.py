@@ -1,8 +1,5 @@
-"""What a worker counts, read as Prometheus reads it; and the port that it is read from."""
+"""What a worker counts, read as Prometheus reads it."""
 
-import asyncio
-import socket
-import urllib.request
 from collections import defaultdict
 from datetime import timedelta
 
@@ -19,11 +16,9 @@ from export_service.failures import (
     CallbackInvalid,
     CallbackRefused,
     CallbackThrottled,
-    SettingsError,
 )
 from export_service.messages import CallbackAnswered, CallbackOutcome
-from export_service.metrics import Metrics, serve
-from export_service.settings import Metrics as Settings
+from export_service.metrics import Metrics
 from tests.unit.test_answerer import Bench as Answers
 from tests.unit.test_answerer import Crash
 from tests.unit.test_intake import Bench as Intake
@@ -111,7 +106,8 @@ async def test_rejected_messages_are_counted_by_whether_somebody_was_told() -> N
             bench.queue.send(message(files=[{"url": "ftp://h/f"}], **fields))
         await until(lambda: len(bench.queue.deleted) == 3)
     assert of(bench.metrics) == {f"export_requests_rejected_total {told}": 1 for told in ("true", "false", "no_token")} | {
-        "export_callback_errors_total InvalidToken refused": 1
+        "export_callback_errors_total InvalidToken refused": 1,
+        "export_dead_letters_total sqs": 3,
     }
 
 
@@ -145,22 +141,3 @@ def test_every_series_of_known_labels_is_there_from_the_start_and_no_code_of_aws
         metrics.answered(CallbackAnswered(job_id="j-canary", attempt=1, outcome=outcome, answered_at=at, latency_ms=5))
     assert series() == before
     assert "canary" not in generate_latest(metrics.registry).decode()
-
-
-async def test_a_port_answers_until_it_is_closed_and_one_that_is_taken_is_a_mistake_in_the_settings() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-        probe.listen()
-        with pytest.raises(
-            SettingsError, match=f"EXPORT_METRICS_PORT={port}: cannot listen on 127.0.0.1: .*in use; choose another"
-        ):
-            serve(Metrics(), Settings(port=port))
-    metrics = Metrics()
-    metrics.jobs_accepted.labels("true").inc()
-    stop = serve(metrics, Settings(port=port))
-    page = await asyncio.to_thread(lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode())
-    stop()
-    assert counted(page) == {"export_jobs_accepted_total true": 1}
-    with pytest.raises(OSError):
-        socket.create_connection(("127.0.0.1", port), timeout=5)

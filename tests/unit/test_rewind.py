@@ -29,6 +29,8 @@ def test_jobs_that_have_moved_since_are_counted_again_from_the_first_event_of_th
     assert moved_since(STATES, 21) == ["long", "new", "replanned"]
     assert counted_again(STATES, ["new", "long"], 0) == Again(("long", "new"), (), 5)
     assert counted_again(STATES, ["replanned"], 0) == Again(("replanned",), (), 0), "where it began is not in its state any more"
+    known = {"replanned": STATES["replanned"].but(origin=7)}
+    assert counted_again(known, ["replanned"], 6) == Again(("replanned",), (), 7)
 
 
 def test_a_job_whose_beginning_is_gone_stays() -> None:

@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 
+from connectors.aws import Clients
 from connectors.s3_uploads import MARK, MARK_NUMBER, MIB, PART, part_size
+from export_service.failures import TransferError
 from export_service.messages import Outcome
 from tests.unit.conftest import S3Bench, sha256
 from tests.unit.s3_server import error
@@ -37,6 +41,60 @@ async def test_an_upload_is_marked_as_ours_and_the_mark_is_not_in_the_object(s3:
     await s3.write(body, len(body))
     assert seen == [MARK]
     assert s3.here == body
+
+
+@pytest.mark.parametrize("call", ["POST .*uploads", "POST .*uploadId"])
+async def test_an_answer_that_ends_before_it_says_anything_is_no_success(s3: S3Bench, call: str) -> None:
+    s3.server.put("target/p/f", b"old")
+    s3.server.fail_once(call, lambda: web.Response(body=b" "))
+    body = os.urandom(9 * MIB)
+    if "uploads" in call:
+        await s3.write(body, None)  # asked again
+        assert s3.here == body
+    else:
+        with pytest.raises(TransferError, match="200 without ETag"):
+            await s3.write(body, None)
+        assert s3.here == b"old"
+
+
+@pytest.mark.parametrize("call", ["PUT .*partNumber=2", "POST .*uploadId"])
+async def test_an_upload_that_somebody_aborts_begins_anew(s3: S3Bench, call: str) -> None:
+    s3.server.put("source/f", body := os.urandom(17 * MIB))
+    s3.destinations._copies._refused["source", "target"] = 1e12
+    s3.server.fail_once(call, s3.server.uploads.clear)
+    result = await s3.run("s3://source/f")
+    assert (result.outcome, result.attempts) == (Outcome.SUCCEEDED, 2)
+    assert s3.here == body
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [
+        (ClientError({"Error": {"Code": "Throttling"}, "ResponseMetadata": {"HTTPStatusCode": 400}}, "AssumeRole"), 3),
+        (ClientError({"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "AssumeRole"), 1),
+        (EndpointConnectionError(endpoint_url="https://sts"), 3),
+        (NoCredentialsError(), 1),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_whoever_gives_credentials_may_fail(
+    s3: S3Bench, monkeypatch: pytest.MonkeyPatch, error: Exception, tries: int
+) -> None:
+    async def refuse(_: Clients) -> None:
+        raise error
+
+    monkeypatch.setattr(Clients, "credentials", refuse)
+    result = await s3.run("s3://source/f")
+    assert (result.outcome, result.attempts) == (Outcome.FAILED, tries)
+    assert result.error == ("AwsUnavailable" if tries > 1 else "AwsNotConfigured")
+
+
+async def test_a_size_that_is_too_small_costs_no_memory(s3: S3Bench) -> None:
+    s3.server.put("source/f", bytes(40 * MIB))
+    s3.destinations._copies._refused["source", "target"] = 1e12
+    result = await s3.run("s3://source/f", size=1)
+    assert (result.error, result.bytes) == ("SizeMismatch", 0)
+    assert not any("uploads" in line for line in s3.server.asked), "not one part was gathered"
 
 
 @pytest.mark.parametrize("knows_checksums", [True, False])

@@ -64,6 +64,25 @@ def in_parts(s3: S3Bench) -> None:
 
 
 @pytest.mark.usefixtures("in_parts")
+@pytest.mark.parametrize("value", ["a  b   c", "", "a;b", "Ärger in Å, à"])
+async def test_headers_that_are_hard_to_sign_come_along(s3: S3Bench, value: str) -> None:
+    s3.server.put("source/f", body := os.urandom(7 * MIB), x_amz_meta_a=value)
+    result = await s3.run("s3://source/f")
+    assert (result.outcome, result.error) == (Outcome.SUCCEEDED, None)
+    assert not any(line.startswith("GET") for line in s3.server.asked), "S3 copied it"
+    assert s3.here == body
+    assert s3.server.objects["target/p/f"].headers["x-amz-meta-a"] == value
+
+
+async def test_an_answer_that_ends_before_it_says_anything_is_no_copy(s3: S3Bench) -> None:
+    s3.server.put("source/f", b"x" * 100)
+    s3.server.fail_once("PUT", lambda: web.Response(body=b" "))
+    result = await s3.run("s3://source/f")
+    assert (result.outcome, result.attempts) == (Outcome.SUCCEEDED, 2)
+    assert s3.here == b"x" * 100
+
+
+@pytest.mark.usefixtures("in_parts")
 async def test_large_objects_are_copied_in_parts_with_their_headers(s3: S3Bench) -> None:
     body = os.urandom(20 * MIB)
     s3.server.put("source/f", body, content_type="text/csv", x_amz_meta_a="b")

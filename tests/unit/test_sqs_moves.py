@@ -50,12 +50,13 @@ async def test_sqs_moves_them_itself_where_it_can(monkeypatch: pytest.MonkeyPatc
     assert not client.requests["receive_message"]
 
 
-async def test_a_move_that_is_under_way_is_waited_for() -> None:
+async def test_a_move_that_is_under_way_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqs_moves, "_POLL_SECONDS", 0)
     client = ScriptedSqs()
     client.answers["start_message_move_task"] = denied("AWS.SimpleQueueService.UnsupportedOperation")
-    tasks = iter(["RUNNING", "COMPLETED"])
+    tasks = iter([["RUNNING"], [], ["COMPLETED"]])
     client.answers["list_message_move_tasks"] = lambda _: {
-        "Results": [{"Status": next(tasks), "ApproximateNumberOfMessagesMoved": 7}]
+        "Results": [{"Status": status, "ApproximateNumberOfMessagesMoved": 7} for status in next(tasks)]
     }
     moved = await move(client, QUEUES, TOLD.append)
     assert (moved.messages, moved.by_sqs) == (7, True)

@@ -41,41 +41,41 @@ function leave() {
   events = undefined;
 }
 
-// What costs more is asked for when its job has moved, at most each five seconds; the server shares one answer among all.
+// What costs more is asked for when its job has moved, or when an answer was of before that, at most each five seconds;
+// the server shares one answer among all.
 const parts = [...document.querySelectorAll("[data-load]")];
+function version() {
+  const moved = live && live.querySelector("[data-version]");
+  return moved ? moved.dataset.version : undefined;
+}
 async function load(part) {
-  if (part.busy) return;
-  part.busy = true;
+  part.version = version();
+  let again = false;
   try {
     const answer = await fetch(part.dataset.load);
     const html = await answer.text();
+    again = answer.headers.has("X-Ask-Again");
     if (html !== part.html) put(part, html);
     part.html = html;
   } catch (error) {
     part.textContent = "The server does not answer; load the page again.";
   }
   part.loaded = Date.now();
-  part.busy = false;
+  part.later = undefined;
+  if (again || part.version !== version()) soon(part);
+}
+function soon(part) {
+  if (!part.later) part.later = setTimeout(load, Math.max(0, (part.loaded || 0) + 5000 - Date.now()), part);
 }
 function refresh() {
-  const moved = live && live.querySelector("[data-version]");
-  for (const part of parts) {
-    if (!moved || part.version === moved.dataset.version || part.later) continue;
-    part.later = setTimeout(() => {
-      const now = live.querySelector("[data-version]");
-      part.later = undefined;
-      part.version = now ? now.dataset.version : undefined;
-      load(part);
-    }, Math.max(0, (part.loaded || 0) + 5000 - Date.now()));
-  }
+  for (const part of parts) if (part.version !== version()) soon(part);
 }
 
 document.addEventListener("visibilitychange", () => (document.hidden ? leave() : listen()));
 window.addEventListener("pagehide", leave);
 window.addEventListener("pageshow", listen);
-const moved = live && live.querySelector("[data-version]");
 for (const part of parts) {
-  part.version = moved ? moved.dataset.version : undefined;
+  part.later = true; // it is under way
   load(part);
 }
 listen();

@@ -1,0 +1,152 @@
+"""How far each consumer group is behind, by the broker's own offsets: committed ones and ends. A worker that hangs cannot hide it.
+
+A lag is in records, and in seconds: the age of the next record that is not committed, which one small fetch for each such partition shows.
+Each worker asks for the groups of its own roles; one with the watch for all, so that a group without any worker is seen too.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from export_service import metric_names as names
+from export_service.backoff import until_available
+from export_service.samples import Sample
+from export_service.settings import Settings
+from streams.ack_window import Place
+from streams.kafka_client import connection, unreachable
+from streams.topics import Topics, TopicSpec
+
+_FETCH_BYTES = 16 * 1024
+"""Of one partition: one record is wanted. A batch that is larger comes alone."""
+_FETCH_SECONDS = 5.0
+_NO_NEWS = 3
+"""Looks without an answer, after which Kafka is said to be away."""
+
+
+class Lag(NamedTuple):
+    """`at`: time of the next record that is not committed, in seconds since the epoch; None: there is none, or it is not known yet."""
+
+    records: int
+    at: float | None
+
+
+def groups(names_: Topics, roles: Collection[str]) -> dict[str, TopicSpec]:
+    """Role -> the topic whose offsets its group commits."""
+    of_all = {
+        "plan": names_.requests,
+        "download": names_.tasks,
+        "tally": names_.results,
+        "callback": names_.completions,
+        "snapshot": names_.snapshots,
+    }
+    return {role: topic for role, topic in of_all.items() if role in roles or "watch" in roles}
+
+
+class Lags:
+    """`run` beside. `told`: given the end of each partition after every look."""
+
+    def __init__(
+        self, settings: Settings, names_: Topics, roles: Collection[str], told: Callable[[Mapping[Place, int]], None], log: Any
+    ) -> None:
+        self._settings, self._groups, self._told, self._log = settings, groups(names_, roles), told, log
+        self._prefix = settings.topics.prefix
+        self.found: dict[tuple[str, TopicPartition], Lag] = {}
+        self._next: dict[tuple[str, TopicPartition], tuple[int, float]] = {}
+        """Committed offset, and the time of the record there."""
+        self._looked: float | None = None
+        self._began = time.monotonic()
+
+    @property
+    def looked_seconds(self) -> float:
+        """Since the last look that was answered, or since the start."""
+        return time.monotonic() - (self._looked or self._began)
+
+    def troubles(self) -> Iterator[str]:
+        if self.looked_seconds > _NO_NEWS * self._settings.metrics.lag_seconds + _FETCH_SECONDS:
+            yield f"Kafka has not said its offsets for {self.looked_seconds:.0f} s; check EXPORT_KAFKA_BOOTSTRAP_SERVERS"
+
+    def samples(self) -> Iterator[Sample]:
+        yield Sample(names.LOOKED_SECONDS, self.looked_seconds)
+        now = time.time()
+        for (role, place), lag in self.found.items():
+            labels = (role, place.topic.removeprefix(self._prefix), str(place.partition))
+            yield Sample(names.LAG, lag.records, labels)
+            if lag.at is not None or not lag.records:
+                yield Sample(names.LAG_SECONDS, max(0.0, now - lag.at) if lag.at is not None else 0.0, labels)
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            await until_available(self._run, self._log)
+
+    async def _run(self) -> None:
+        """Raises Unavailable."""
+        admin = AIOKafkaAdminClient(**connection(self._settings))
+        consumer = AIOKafkaConsumer(
+            **connection(self._settings),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=_FETCH_BYTES,
+            fetch_max_wait_ms=50,
+        )
+        try:
+            await admin.start()
+            await consumer.start()
+            while True:
+                async with asyncio.timeout(self._settings.kafka.request_timeout_seconds):
+                    await self.look(admin, consumer)
+                await asyncio.sleep(self._settings.metrics.lag_seconds)
+        except (TimeoutError, KafkaError) as error:
+            raise unreachable(self._settings, error) from None
+        finally:
+            await consumer.stop()
+            await admin.close()
+
+    async def look(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer) -> None:
+        described = await admin.describe_topics([topic.name for topic in self._groups.values()])
+        numbers = {each["topic"]: [part["partition"] for part in each["partitions"]] for each in described}
+        found: dict[tuple[str, TopicPartition], Lag] = {}
+        wanted: dict[TopicPartition, tuple[str, int]] = {}
+        ends: dict[Place, int] = {}
+        for role, topic in self._groups.items():
+            places = [TopicPartition(topic.name, number) for number in numbers[topic.name]]
+            # Commits first: an end is never before what was committed earlier.
+            committed = await admin.list_consumer_group_offsets(f"{self._settings.app_id}-{role}")
+            first, end = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+            for place in places:
+                done = max(first[place], committed[place].offset if place in committed else 0)
+                ends[Place(place.topic, place.partition)] = end[place]
+                at, known = None, self._next.get((role, place))
+                if done < end[place]:
+                    if known is not None and known[0] == done:
+                        at = known[1]
+                    else:
+                        wanted[place] = (role, done)
+                found[role, place] = Lag(max(0, end[place] - done), at)
+        self.found = found
+        await self._times(consumer, wanted)
+        self._looked = time.monotonic()
+        self._told(ends)
+
+    async def _times(self, consumer: AIOKafkaConsumer, wanted: Mapping[TopicPartition, tuple[str, int]]) -> None:
+        """Of the records at these offsets, or the first ones after them; those that do not come in time are asked for the next time."""
+        if not wanted:
+            return
+        consumer.assign(list(wanted))
+        for place, (_, offset) in wanted.items():
+            consumer.seek(place, offset)
+        left, deadline = set(wanted), time.monotonic() + _FETCH_SECONDS
+        while left and time.monotonic() < deadline:
+            for place, records in (await consumer.getmany(*left, timeout_ms=200)).items():
+                role, offset = wanted[place]
+                at = records[0].timestamp / 1000
+                self._next[role, place] = (offset, at)
+                self.found[role, place] = self.found[role, place]._replace(at=at)
+                left.discard(place)
+                consumer.pause(place)
+        consumer.pause(*left)
