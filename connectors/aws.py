@@ -127,6 +127,11 @@ def code_of(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", "Unknown")).rsplit("#", 1)[-1]
 
 
+def is_denied(code: str) -> bool:
+    """Whether an error of this name is about who asks."""
+    return code.startswith(_DENIED) or code == "403"
+
+
 def is_transient(error: AwsError) -> bool:
     """Whether the same call may work later without anybody changing anything."""
     if isinstance(error, ClientError):

@@ -7,11 +7,17 @@ Each worker asks for the groups of its own roles; one with the watch for all, so
 import asyncio
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    KafkaError,
+    NotCoordinatorForGroupError,
+)
 
 from export_service import metric_names as names
 from export_service.backoff import until_available
@@ -24,6 +30,7 @@ from streams.topics import Topics, TopicSpec
 _FETCH_BYTES = 16 * 1024
 """Of one partition: one record is wanted. A batch that is larger comes alone."""
 _FETCH_SECONDS = 5.0
+_AGAIN_SECONDS = 60.0
 _NO_NEWS = 3
 """Looks without an answer, after which Kafka is said to be away."""
 
@@ -80,9 +87,13 @@ class Lags:
                 yield Sample(names.LAG_SECONDS, max(0.0, now - lag.at) if lag.at is not None else 0.0, labels)
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Until it is cancelled. Who looks on must not end what he looks at: whatever fails, the lags are not known for a while."""
         while True:
-            await until_available(self._run, self._log)
+            try:
+                await until_available(self._run, self._log)
+            except Exception:
+                self._log.exception("Consumer lags are not known")
+                await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _run(self) -> None:
         """Raises Unavailable."""
@@ -98,8 +109,10 @@ class Lags:
             await admin.start()
             await consumer.start()
             while True:
-                async with asyncio.timeout(self._settings.kafka.request_timeout_seconds):
-                    await self.look(admin, consumer)
+                # A broker that nobody has used yet makes its topic of commits when it is first asked for them.
+                with suppress(GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError):
+                    async with asyncio.timeout(self._settings.kafka.request_timeout_seconds):
+                        await self.look(admin, consumer)
                 await asyncio.sleep(self._settings.metrics.lag_seconds)
         except (TimeoutError, KafkaError) as error:
             raise unreachable(self._settings, error) from None
@@ -128,12 +141,17 @@ class Lags:
                     else:
                         wanted[place] = (role, done)
                 found[role, place] = Lag(max(0, end[place] - done), at)
+        await self._times(consumer, wanted, found)
         self.found = found
-        await self._times(consumer, wanted)
         self._looked = time.monotonic()
         self._told(ends)
 
-    async def _times(self, consumer: AIOKafkaConsumer, wanted: Mapping[TopicPartition, tuple[str, int]]) -> None:
+    async def _times(
+        self,
+        consumer: AIOKafkaConsumer,
+        wanted: Mapping[TopicPartition, tuple[str, int]],
+        found: dict[tuple[str, TopicPartition], Lag],
+    ) -> None:
         """Of the records at these offsets, or the first ones after them; those that do not come in time are asked for the next time."""
         if not wanted:
             return
@@ -146,7 +164,7 @@ class Lags:
                 role, offset = wanted[place]
                 at = records[0].timestamp / 1000
                 self._next[role, place] = (offset, at)
-                self.found[role, place] = self.found[role, place]._replace(at=at)
+                found[role, place] = found[role, place]._replace(at=at)
                 left.discard(place)
                 consumer.pause(place)
         consumer.pause(*left)

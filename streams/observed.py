@@ -23,7 +23,14 @@ from streams.role import FaustRole
 from streams.steps import beside
 from streams.topics import Topics
 
+_END_SECONDS = 3.0
+"""For connections to be closed."""
 Role = TypeVar("Role", bound=FaustRole)
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait([task], timeout=_END_SECONDS)
 
 
 class Observed:
@@ -66,7 +73,7 @@ class Observed:
         """What has to be asked for, again and again, until `stack` ends."""
 
         def run(work: Coroutine[Any, Any, None]) -> None:
-            stack.callback(beside(work, fatal).cancel)
+            stack.push_async_callback(_end, beside(work, fatal))
 
         def heard() -> Iterator[str]:
             if publisher.silent_seconds > self._settings.kafka.request_timeout_seconds / 2:

@@ -87,7 +87,7 @@ class FaustRole:
 
     def troubles(self) -> Iterator[str]:
         if self.app.recovery.began is not None:
-            yield f"{self.name}: tables are recovered"
+            yield f"{self.name}: its tables are being recovered"
         elif self.app.rebalancing or not self.app.consumer_generation_id:
             yield f"{self.name}: waits for its consumer group"
         for place, seconds in self._progress.stuck():

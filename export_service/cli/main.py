@@ -48,6 +48,7 @@ def _register() -> None:
         dead_letters,
         demo,
         dev,
+        doctor,
         explain,
         export,
         jobs,
@@ -80,6 +81,7 @@ def _register() -> None:
     app.add_typer(limits.app, name="limits")
     app.add_typer(topics.app, name="topics")
     app.command("config")(config.config)
+    app.command("doctor")(doctor.doctor)
 
 
 def run() -> None:

@@ -212,6 +212,7 @@ def test_what_failed_runs_again_and_a_new_token_is_answered(world: World) -> Non
     assert downloads(world) == 42 + 1 + 2, "successes are kept"
     third, _ = world.execute("by-hand", job)
     assert json.loads(world.finished(third)["output"])["export"] == output, "after its end it is answered at once"
+    world.until(lambda: world.snapshot(job).get("status") == "COMPLETED", "its snapshot, which nobody who is answered waits for")
     assert "has succeeded" in refused(world, "redrive", job, "--yes")
     expect_files(world, job, wanted)
     judge(world, wanted, [job, signed], [first, second, third])
