@@ -12,14 +12,12 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, NamedTuple, Protocol
-from zlib import crc32
 
 from msgspec.structs import replace
 
 from agents.cancelled import Cancelled
 from export_service import metric_names as names
 from export_service.backoff import until_available
-from export_service.carried import carried
 from export_service.download_counts import DownloadCounts
 from export_service.fair_queue import FairQueue
 from export_service.hosts import Hosts, host_of
@@ -62,11 +60,11 @@ def _cancelled(task: Task) -> TaskResult:
 class _Batch:
     """A batch under way. `left` are the indices without an outcome; `stops` end those that are under way; `key` opens sealed queries."""
 
-    __slots__ = ("batch", "confirmations", "entry", "headers", "key", "left", "stops", "unpublished", "user")
+    __slots__ = ("batch", "confirmations", "entry", "key", "left", "stops", "unpublished", "user")
 
     def __init__(self, batch: TaskBatch, entry: Entry, key: bytes | None) -> None:
         self.batch, self.entry, self.key = batch, entry, key
-        self.user, self.headers = batch.user_id or "", carried()
+        self.user = batch.user_id or ""
         self.left = {task.index for task in batch.tasks}
         self.stops: dict[int, Stop] = {}
         self.unpublished: list[TaskResult] = []
@@ -83,11 +81,7 @@ class _Waiting(NamedTuple):
 
 
 class Downloader:
-    """The download step. `handle` takes records, `drain` ends it.
-
-    Args:
-        lines: share of tasks, 0 to 1, that have a line in the log when they end: always the same ones, whatever worker has them.
-    """
+    """The download step. `handle` takes records, `drain` ends it."""
 
     def __init__(
         self,
@@ -99,11 +93,10 @@ class Downloader:
         log: Any,
         settings: Download,
         counts: DownloadCounts | None = None,
-        lines: float = 0,
     ) -> None:
         self._transfers, self._ledger, self._publisher = transfers, ledger, publisher
         self._dead_letters, self._topics, self._log = dead_letters, topics, log
-        self._settings, self.hosts, self._lines = settings, Hosts(settings), round(lines * 2**32)
+        self._settings, self.hosts = settings, Hosts(settings)
         self._counts = counts or DownloadCounts(())
         self.waiting: FairQueue[_Waiting] = FairQueue()
         self.ended = 0
@@ -270,25 +263,10 @@ class Downloader:
     def _ended(self, batch: _Batch, ended: TaskResult, host: str) -> None:
         self.ended += 1
         self._counts.add(host, ended)
-        if self._lines and crc32(f"{batch.batch.job_id}:{ended.index}".encode()) < self._lines:
-            self._say(batch.batch.job_id, ended)
         batch.unpublished.append(ended)
         batch.left.discard(ended.index)
         if not batch.left and batch in self._open:
             self._publish_with(self._finish(batch))
-
-    def _say(self, job_id: str, ended: TaskResult) -> None:
-        failed = {"error": ended.error, "cause": ended.message} if ended.error else {}
-        self._log.info(
-            "Task ended",
-            jobId=job_id,
-            task=ended.index,
-            outcome=ended.outcome,
-            bytes=ended.bytes,
-            attempts=ended.attempts,
-            durationMs=ended.duration_ms,
-            **failed,
-        )
 
     def _is_cancelled(self, batch: _Batch) -> bool:
         return self._cancelled.covers(batch.batch.job_id, batch.batch.attempt)
@@ -312,9 +290,7 @@ class Downloader:
             rest = tuple(task for task in batch.batch.tasks if task.index in batch.left)
             record = replace(batch.batch, tasks=rest)
             key = f"{record.job_id}:{rest[0].index}".encode()
-            batch.confirmations.append(
-                await self._publisher.send(self._topics.tasks.name, key, record.to_bytes(), headers=batch.headers)
-            )
+            batch.confirmations.append(await self._publisher.send(self._topics.tasks.name, key, record.to_bytes()))
             self._log.info("Handed back tasks", jobId=record.job_id, tasks=len(rest))
         batch.entry.after(batch.confirmations)
 
@@ -324,9 +300,7 @@ class Downloader:
         results, batch.unpublished = tuple(batch.unpublished), []
         record = TaskResults(job_id=batch.batch.job_id, attempt=batch.batch.attempt, results=results)
         try:
-            sent = await self._publisher.send(
-                self._topics.results.name, record.job_id.encode(), record.to_bytes(), headers=batch.headers
-            )
+            sent = await self._publisher.send(self._topics.results.name, record.job_id.encode(), record.to_bytes())
         except BaseException:
             # A drain may cancel the wait for buffer space: the outcomes must still be there when the batch is handed back.
             batch.unpublished[:0] = results

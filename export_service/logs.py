@@ -16,7 +16,7 @@ from structlog.typing import Processor
 from export_service.redaction import redact, value_without_secrets
 
 _TOKENS = ("token", "taskToken", "task_token")
-_QUIET = ("aiokafka", "botocore", "aiobotocore", "aioboto3", "faust", "mode", "asyncio", "aiohttp", "opentelemetry")
+_QUIET = ("aiokafka", "botocore", "aiobotocore", "aioboto3", "faust", "mode", "asyncio", "aiohttp")
 """Loggers of libraries: warnings and worse only. Faust and aiokafka would print keys and values at debug level."""
 
 

@@ -217,18 +217,9 @@ class Console(Group):
         return tuple(part.strip().lower() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
-class Traces(Group):
-    enabled: Annotated[
-        bool, Field(description="send spans by OTLP, where OpenTelemetry's OTEL_… variables say; needs export-service[otel]")
-    ] = False
-
-
 class Log(Group):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Annotated[Literal["auto", "json", "console"], Field(description="auto: console on a TTY, else json")] = "auto"
-    tasks: Annotated[
-        float, Field(ge=0, le=1, description="share of tasks that have a line each when they end; 0: none, 1: all")
-    ] = 0
 
 
 class Aws(BaseSettings):
@@ -280,7 +271,6 @@ class Settings(BaseSettings):
     worker: Worker = Worker()
     metrics: Metrics = Metrics()
     console: Console = Console()
-    traces: Traces = Traces()
     log: Log = Log()
     aws: Aws = Field(default_factory=Aws)
 

@@ -38,16 +38,11 @@ class _Partition:
 class Entry:
     """One admitted record. Exactly one of `after(futures)` and `done()` is called, once."""
 
-    __slots__ = ("_open", "_partition", "_tell", "_window", "finished", "offset", "place")
+    __slots__ = ("_open", "_partition", "_window", "finished", "offset", "place")
 
     def __init__(self, window: "AckWindow", partition: _Partition, place: Place, offset: int) -> None:
         self._window, self._partition, self.place, self.offset = window, partition, place, offset
         self.finished = False
-        self._tell: Callable[[], object] | None = None
-
-    def when_done(self, tell: Callable[[], object]) -> None:
-        """Once, if it is ever done."""
-        self._tell = tell
 
     @property
     def lost(self) -> bool:
@@ -58,8 +53,6 @@ class Entry:
         assert not self.finished, f"{self.place}@{self.offset} was finished twice"
         self.finished = True
         self._window._finished(self._partition)
-        if self._tell is not None:
-            self._tell()
 
     def after(self, futures: Iterable["asyncio.Future[Any]"]) -> None:
         """Done once all futures are. One that fails is fatal, and the record is never acked."""

@@ -4,7 +4,7 @@ import socket
 from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from connectors.aws import Clients
 from connectors.destinations import StoreDestinations
@@ -14,31 +14,11 @@ from connectors.sources import Sources
 from connectors.sqs import open_queue
 from connectors.step_functions import StepFunctionsCallback
 from connectors.stores import open_stores
-from export_service.failures import SettingsError
-from export_service.ports import Publisher, TaskCallback
 from export_service.settings import Settings
 from streams.dead_letters import DeadLetters
 from streams.observed import Observed
-from streams.steps import Handle, HandleMany
+from streams.publisher import KafkaPublisher
 from streams.topics import Topics, short_names
-
-
-class Tracing(Protocol):
-    """What `streams/traces.py` puts around a step."""
-
-    def step(self, handle: Handle) -> Handle: ...
-
-    def steps(self, handle: HandleMany) -> HandleMany: ...
-
-
-class Untraced:
-    """Nothing is put around it."""
-
-    def step(self, handle: Handle) -> Handle:
-        return handle
-
-    def steps(self, handle: HandleMany) -> HandleMany:
-        return handle
 
 
 class Parts:
@@ -48,21 +28,20 @@ class Parts:
         self,
         settings: Settings,
         names: Topics,
-        publisher: Publisher,
+        publisher: KafkaPublisher,
         observed: Observed,
         table: DynamoTable,
-        step_functions: TaskCallback,
+        step_functions: StepFunctionsCallback,
         sources: Sources,
         destinations: StoreDestinations,
         queue: Any,
         fetchers: Sequence[socket.socket],
         log: Any,
-        traces: Tracing,
     ) -> None:
         self.settings, self.topics, self.publisher, self.table = settings, names, publisher, table
         self.observed, self.metrics, self.fetchers = observed, observed.metrics, fetchers
         self.step_functions, self.sources, self.destinations, self.queue = step_functions, sources, destinations, queue
-        self.log, self.clock, self.traces = log, SystemClock(), traces
+        self.log, self.clock = log, SystemClock()
         short = {spec.name: name for name, spec in short_names(names).items()}
         self.dead_letters = DeadLetters(
             publisher, names.dead_letters.name, self.clock, lambda topic: self.metrics.dead_letters.labels(short[topic]).inc()
@@ -74,7 +53,7 @@ class Parts:
         settings: Settings,
         roles: Collection[str],
         names: Topics,
-        publisher: Publisher,
+        publisher: KafkaPublisher,
         observed: Observed,
         fetchers: Sequence[socket.socket],
         stack: AsyncExitStack,
@@ -92,15 +71,5 @@ class Parts:
             queue = await stack.enter_async_context(open_queue(sqs, settings.queue.url, own.wait_seconds, own.max_receives, log))
         sources, destinations = await open_stores(settings, clients, s3, stack)
         table = DynamoTable(dynamodb, settings.table.name, timedelta(days=settings.table.ttl_days))
-        callbacks: TaskCallback = StepFunctionsCallback(sfn)
-        tracing: Tracing = Untraced()
-        if settings.traces.enabled:
-            try:
-                from streams.traces import open_traces
-            except ModuleNotFoundError as error:
-                raise SettingsError(
-                    f"EXPORT_TRACES_ENABLED=true: {error.name} is not installed; install export-service[otel]"
-                ) from None
-            tracing = traces = await stack.enter_async_context(open_traces(names))
-            publisher, callbacks = traces.publisher(publisher), traces.callback(callbacks)
-        return cls(settings, names, publisher, observed, table, callbacks, sources, destinations, queue, fetchers, log, tracing)
+        callbacks = StepFunctionsCallback(sfn)
+        return cls(settings, names, publisher, observed, table, callbacks, sources, destinations, queue, fetchers, log)

@@ -22,7 +22,6 @@ class Incoming(NamedTuple):
     timestamp: datetime
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
 
     def __str__(self) -> str:
         return f"{self.place.topic}:{self.place.partition}:{self.offset}"
@@ -95,8 +94,7 @@ def step_agent(
             number, size = number + 1, size + len(record.value or b"")
             entry = await admit(place, record.offset)
             if entry is not None:
-                at = from_millis(record.timestamp)
-                incoming = Incoming(place, record.offset, at, record.key, record.value, record.headers)
+                incoming = Incoming(place, record.offset, from_millis(record.timestamp), record.key, record.value)
                 taken.append(Taken(incoming, entry))
                 volume.records += 1
                 volume.bytes += len(record.key or b"") + len(record.value or b"")

@@ -214,7 +214,7 @@ def _plan(parts: Parts, fatal: Fatal) -> StartStop:
     lists = FileLists(parts.sources, parts.table, settings.plan.max_files, parts.log, settings.download.allowed_urls)
     planner = Planner(lists, parts.table, parts.publisher, names, pacer, settings.worker.state_dir / role.name, parts.log)
     parts.metrics.read(planner.samples)
-    role.consume(names.requests, parts.traces.step(plan(planner, parts.dead_letters)), concurrency=settings.worker.ack_window)
+    role.consume(names.requests, plan(planner, parts.dead_letters), concurrency=settings.worker.ack_window)
 
     async def drain(seconds: float) -> None:
         # Most plans are short; the others are for the next owner.
@@ -252,10 +252,9 @@ def _download(parts: Parts, fatal: Fatal) -> StartStop:
         parts.log,
         settings,
         DownloadCounts(parts.settings.metrics.hosts),
-        parts.settings.log.tasks,
     )
     parts.metrics.read(downloader.samples)
-    role.consume(parts.topics.tasks, parts.traces.step(downloader.handle))
+    role.consume(parts.topics.tasks, downloader.handle)
     role.drain_with(downloader.drain)
     role.held_by(lambda: downloader.full)
 
@@ -303,7 +302,7 @@ def _tally(parts: Parts, fatal: Fatal) -> StartStop:
     counts = TallyCounts(parts.metrics)
     parts.metrics.read(counts.samples)
     counting = Tally(Jobs(jobs), Shards(shards), together, publisher, parts.dead_letters, names, every, counts)
-    role.consume_many(names.results, parts.traces.steps(counting.handle))
+    role.consume_many(names.results, counting.handle)
     writing: list[asyncio.Task[None]] = []
 
     async def start() -> None:
@@ -323,7 +322,7 @@ def _callback(parts: Parts, fatal: Fatal) -> StartStop:
     reader = ResultsReader(parts.settings, parts.topics.results.name)
     reporter = Reporter(reader.read, parts.destinations)
     handle = callback(answerer, reporter, parts.publisher, parts.dead_letters, parts.topics, parts.log)
-    role.consume(parts.topics.completions, parts.traces.step(handle), concurrency=parts.settings.worker.ack_window)
+    role.consume(parts.topics.completions, handle, concurrency=parts.settings.worker.ack_window)
 
     async def stop() -> None:
         await role.stop()
@@ -335,7 +334,7 @@ def _callback(parts: Parts, fatal: Fatal) -> StartStop:
 def _snapshot(parts: Parts, fatal: Fatal) -> StartStop:
     role = parts.observed.role(FaustRole(parts.settings, "snapshot", fatal, parts.metrics))
     handle = snapshot(parts.table, parts.dead_letters, parts.log)
-    role.consume(parts.topics.snapshots, parts.traces.step(handle), concurrency=parts.settings.worker.ack_window)
+    role.consume(parts.topics.snapshots, handle, concurrency=parts.settings.worker.ack_window)
     return role.start, role.stop
 
 

@@ -16,7 +16,7 @@ from export_service.ports import Attempt
 from export_service.readers import read_batch
 from export_service.sealing import new_key, seal
 from export_service.settings import load
-from export_service.transfer import TransferTasks, result
+from export_service.transfer import TransferTasks
 from streams.ack_window import AckWindow, Place
 from streams.dead_letters import DeadLetters
 from streams.steps import Incoming
@@ -31,9 +31,7 @@ HERE = Place(NAMES.tasks.name, 0)
 class Bench:
     """A Downloader over memory ports; `transfer` is the test's."""
 
-    def __init__(
-        self, transfer: Callable[[str, Task, str], Coroutine[Any, Any, TaskResult]], publish_seconds: float = 60, lines: float = 0
-    ) -> None:
+    def __init__(self, transfer: Callable[[str, Task, str], Coroutine[Any, Any, TaskResult]], publish_seconds: float = 60) -> None:
         self.publisher, self.ledger, self.errors = MemoryPublisher(), MemoryLedger(), list[BaseException]()
         self.window = AckWindow(100, self.errors.append)
         self.downloader = Downloader(
@@ -44,7 +42,6 @@ class Bench:
             NAMES,
             structlog.get_logger(),
             load(download={"concurrency": 4, "publish_seconds": publish_seconds}).download,
-            lines=lines,
         )
         self.downloader.start(self.errors.append)
 
@@ -260,23 +257,3 @@ async def test_the_next_free_slot_is_for_the_user_who_has_none() -> None:
         gate.set()
     await bench.downloader.drain(1)
     assert not bench.errors
-
-
-async def test_a_share_of_tasks_is_logged_and_always_the_same_ones() -> None:
-    async def transfer(_: str, task: Task, __: str) -> TaskResult:
-        if task.index % 2:
-            return result(task, Outcome.FAILED, 1, 0.0, error="HttpNotFound", message="404")
-        return result(task, Outcome.SUCCEEDED, 1, 0.0)
-
-    async def logged(lines: float) -> dict[int, str | None]:
-        with structlog.testing.capture_logs() as said:
-            bench = Bench(transfer, lines=lines)
-            await bench.take(batch(400).to_bytes())
-            await until(lambda: len(bench.published()) == 400)
-        return {line["task"]: line.get("error") for line in said if line["event"] == "Task ended"}
-
-    assert await logged(0) == {}
-    some, all_of_them = await logged(0.1), await logged(1)
-    assert 20 < len(some) < 60
-    assert await logged(0.1) == some
-    assert all_of_them == {index: "HttpNotFound" if index % 2 else None for index in range(400)}
