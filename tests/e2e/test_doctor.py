@@ -32,13 +32,15 @@ def test_the_doctor_finds_what_is_wrong_and_says_what_to_do(world: World) -> Non
     assert missing["results"] == ("failed", f"topic {prefix}results does not exist", "export-service topics declare")
     assert ask(world, "topics", "declare").returncode == 0
 
-    well = ask(world, "doctor", EXPORT_DESTINATION="s3://exports/{jobId}/")
+    # A folder of its own: other tests' jobs leave uploads in the bucket.
+    well = ask(world, "doctor", EXPORT_DESTINATION=f"s3://exports/{prefix}doctor/{{jobId}}/")
     assert well.returncode == 0, well.stdout
     assert "ok      connector: sqs:DeleteMessage: allowed" in well.stdout
     assert "ok      callback: s3:PutObject: allowed" in well.stdout
     assert "ok      clock: this machine's clock is within 5 s of AWS's" in well.stdout
     assert "FAILED" not in well.stdout
-    assert world.aws.client("s3").list_multipart_uploads(Bucket="exports").get("Uploads", []) == []
+    uploads = world.aws.client("s3").list_multipart_uploads(Bucket="exports").get("Uploads", [])
+    assert [upload["Key"] for upload in uploads if upload["Key"].startswith(prefix)] == []
 
     async def spoil() -> None:
         admin = AIOKafkaAdminClient(bootstrap_servers=world.env["EXPORT_KAFKA_BOOTSTRAP_SERVERS"])

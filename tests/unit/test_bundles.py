@@ -26,6 +26,7 @@ class Fetched:
     timestamp: int = 1_700_000_000_000
     key: bytes | None = b"k"
     value: bytes | None = b"v"
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 class Tables:
