@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -51,6 +52,18 @@ class Browser:
         while not condition():
             assert time.monotonic() < deadline, f"waited {seconds:g} s and still not: {what}\n{self.text}"
             time.sleep(0.05)
+
+    def press(self, selector: str = "", *, link: str = "") -> None:
+        """A button or a link that leads to another page, and wait for that page. What is live may be new between finding and pressing."""
+        self.script("window.left = true")
+        for left in (2, 1, 0):
+            try:
+                (self.link(link) if link else self.find(selector)).click()
+                break
+            except StaleElementReferenceException:
+                if not left:
+                    raise
+        self.until(lambda: self.script("return !window.left && document.readyState === 'complete'"), "there is another page")
 
     def loaded(self) -> None:
         """All of the page is there, and what can be live is."""

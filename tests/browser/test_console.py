@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from selenium.webdriver import ActionChains
 
 from export_service.devstack.stack import Stack
 from tests.browser.chromium import ABSENT, PHONE, WIDE, Browser, chromium
@@ -85,29 +86,29 @@ def test_every_page_is_accessible_in_both_themes_and_fits_a_phone(scene: Scene, 
 def test_one_clicks_from_the_flow_to_the_record_behind_a_count(scene: Scene, browser: Browser) -> None:
     browser.go("/")
     browser.loaded()
-    browser.find("nav a[href='/jobs']").click()
+    browser.press("nav a[href='/jobs']")
     browser.find("#user").send_keys("maria")
     browser.find("#status option[value=unsuccessful]").click()
-    browser.find(".filter button").click()
+    browser.press(".filter button")
     browser.until(lambda: "user=maria&status=unsuccessful" in browser.driver.current_url, "the list is filtered")
     assert (scene.failed in browser.text, scene.good in browser.text) == (True, False)
-    browser.link(scene.failed).click()
+    browser.press(link=scene.failed)
     browser.loaded()
     assert "HttpNotFound" in browser.text
     assert "HttpForbidden" in browser.text
     assert "failed: 45" in browser.text, "one cell a task"
-    browser.find(".scroll a.place").click()
+    browser.press(".scroll a.place")
     browser.loaded()
     assert re.search(r'"outcome": "(SUCCEEDED|FAILED)"', browser.text), "the record is open"
-    browser.find("nav a[href='/topics']").click()
-    browser.link("snapshots").click()
+    browser.press("nav a[href='/topics']")
+    browser.press(link="snapshots")
     browser.find("#job").send_keys(scene.good)
-    browser.find(".filter button").click()
+    browser.press(".filter button")
     browser.until(lambda: "JobSnapshot" in browser.text, "the job's snapshots are shown")
-    browser.find("nav a[href='/workers']").click()
+    browser.press("nav a[href='/workers']")
     browser.loaded()
     browser.until(lambda: "tasks:1" in browser.text and "Stable" in browser.text, "the groups' members and their partitions")
-    browser.find("nav a[href='/dead-letters']").click()
+    browser.press("nav a[href='/dead-letters']")
     assert "jobId" in browser.text
 
 
@@ -122,6 +123,18 @@ def test_it_is_reachable_by_keyboard_and_a_refresh_keeps_the_focus(scene: Scene,
     scene.send("ada", "focus", ["focus.txt"])
     browser.until(lambda: not browser.script("return document.activeElement.marked"), "the list was replaced")
     assert browser.script("return document.activeElement.getAttribute('href')") == before
+
+
+def test_what_is_pressed_is_not_replaced_meanwhile(scene: Scene, browser: Browser) -> None:
+    browser.go("/jobs")
+    browser.loaded()
+    pressed = ActionChains(browser.driver).click_and_hold(browser.link(scene.good))
+    pressed.perform()
+    job_id = scene.send("ada", "pressed", ["pressed.txt"])
+    browser.until(lambda: job_id in browser.script("return waits.get(live) || ''"), "the page has been sent the new list")
+    assert job_id not in browser.text
+    ActionChains(browser.driver).release().perform()
+    browser.until(lambda: browser.driver.current_url.endswith(scene.good), "the click led where it was meant to")
 
 
 def test_progress_is_live_and_a_console_that_comes_back_is_found_again(scene: Scene, browser: Browser) -> None:
@@ -160,9 +173,9 @@ def test_who_has_the_token_may_redrive_and_others_may_not(scene: Scene, browser:
     assert post(scene, "/sign-in", f"token={TOKEN}".encode(), Origin="http://elsewhere.example") == 403
     browser.go(f"/jobs/{scene.failed}")
     assert "Run it again" not in browser.text
-    browser.link("Sign in").click()
+    browser.press(link="Sign in")
     browser.find("#token").send_keys(TOKEN)
-    browser.find("main button").click()
+    browser.press("main button")
     cookie = browser.driver.get_cookie("export-console")
     assert cookie is not None
     assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
@@ -171,32 +184,36 @@ def test_who_has_the_token_may_redrive_and_others_may_not(scene: Scene, browser:
 
     scene.world.files.missing, scene.world.files.answers = set(), {}
     browser.go(f"/jobs/{scene.failed}")
-    browser.link("Run it again").click()
+    browser.press(link="Run it again")
     assert "45 of 400 run" in browser.text
     browser.find("#why").send_keys("the source is well again")
-    browser.find("button.danger").click()
+    browser.press("button.danger")
     browser.until(lambda: "Runs as attempt 2" in browser.text, "it says what was done")
     browser.until(lambda: "Completed" in browser.text and "attempt 2" in browser.text, "the second attempt ends well", 40)
-    browser.link("Send its completion").click()
+    browser.press(link="Send its completion")
     assert "nobody waits" in browser.text, "the plan says why there is nothing to do"
     assert not browser.driver.find_elements("css selector", "button.danger")
-    browser.go(f"/jobs/{scene.failed}/do/rebuild")
-    assert "table entries and item are what the events say" in browser.text
+
+    def nothing_to_rebuild() -> bool:
+        browser.go(f"/jobs/{scene.failed}/do/rebuild")
+        return "table entries and item are what the events say" in browser.text
+
+    browser.until(nothing_to_rebuild, "the tally has committed what it has counted, and the plan finds nothing to put right")
 
     browser.go(f"/jobs/{scene.run()}")
     browser.until(lambda: "Running" in browser.text, "it runs")
-    browser.link("Cancel the job").click()
+    browser.press(link="Cancel the job")
     browser.find("#why").send_keys("a test of ours")
-    browser.find("button.danger").click()
+    browser.press("button.danger")
     browser.until(lambda: "a test of ours" in browser.text and "Cancelled" in browser.text, "it has ended")
     scene.world.files.gate.set()
 
     browser.go("/dead-letters")
     browser.find("summary").click()
-    browser.link("Put away").click()
-    browser.find("button.danger").click()
+    browser.press(link="Put away")
+    browser.press("button.danger")
     browser.until(lambda: "was put away" in browser.text, "it says so")
-    browser.find("header form button").click()
+    browser.press("header form button")
     assert "Sign in" in browser.text
 
 

@@ -3,25 +3,39 @@
 
 const live = document.querySelector("[data-live]");
 const state = document.querySelector("#state");
+const waits = new Map(); // region -> what came for it meanwhile
 let events;
+let pressed = 0;
 
 function say(text, name) {
   if (state.textContent !== text) state.textContent = text;
   state.dataset.state = name;
 }
 
-function put(region, html) {
-  const focused = region.contains(document.activeElement) ? document.activeElement : null;
+// A click on what is replaced between press and release is lost, and so is what somebody selects to copy it.
+function busy(region) {
   const selected = window.getSelection();
-  if (selected && !selected.isCollapsed && region.contains(selected.anchorNode)) return; // somebody copies
+  return Date.now() - pressed < 3000 || (selected && !selected.isCollapsed && region.contains(selected.anchorNode));
+}
+
+function put(region, html) {
+  if (busy(region)) return void waits.set(region, html);
+  waits.delete(region);
+  const focused = region.contains(document.activeElement) ? document.activeElement : null;
   const scrolled = [...region.querySelectorAll("[data-scroll]")].map((each) => each.scrollLeft);
   region.innerHTML = html;
   region.querySelectorAll("[data-scroll]").forEach((each, n) => { each.scrollLeft = scrolled[n] || 0; });
+  if (region === live) refresh();
   if (!focused) return;
   const href = focused.getAttribute("href");
   const again = [...region.querySelectorAll(focused.tagName)].find(
     (each) => (focused.id && each.id === focused.id) || (href && each.getAttribute("href") === href));
   if (again) again.focus({ preventScroll: true });
+}
+
+function release() {
+  pressed = 0;
+  for (const [region, html] of [...waits]) put(region, html);
 }
 
 function listen() {
@@ -31,7 +45,6 @@ function listen() {
   events.onmessage = (event) => {
     say("live", "live");
     put(live, event.data);
-    refresh();
   };
   events.onerror = () => say(events.readyState === 2 ? "not live; load the page again" : "connecting again", "gone");
 }
@@ -71,6 +84,8 @@ function refresh() {
   for (const part of parts) if (part.version !== version()) soon(part);
 }
 
+document.addEventListener("pointerdown", () => { pressed = Date.now(); });
+for (const name of ["pointerup", "pointercancel", "dragend"]) document.addEventListener(name, () => setTimeout(release));
 document.addEventListener("visibilitychange", () => (document.hidden ? leave() : listen()));
 window.addEventListener("pagehide", leave);
 window.addEventListener("pageshow", listen);
