@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from connectors.aws import AWS_ERRORS, code_of, unavailable
 from export_service.messages import CallbackAnswered, CallbackOutcome, JobSnapshot, JobStatus, iso_millis
-from export_service.ports import Attempt, Planned, among
+from export_service.ports import Attempt, Planned, among, overtaken
 from export_service.redaction import fingerprint
 
 _serialize = TypeSerializer().serialize
@@ -38,7 +38,7 @@ class DynamoTable:
     ) -> Attempt:
         while True:
             attempts = await self._attempts(job_id)
-            if found := _with_token(attempts, token):
+            if (found := _with_token(attempts, token)) and not overtaken(found, attempts):
                 return found
             if attempts and attempts[0].request_digest != request_digest:
                 return attempts[0]
@@ -229,7 +229,8 @@ class _ConditionFailed(Exception):
 def _with_token(attempts: list[Attempt], token: str | None) -> Attempt | None:
     mark = fingerprint(token)
     return next(
-        (among(attempt, attempts) for attempt in attempts if fingerprint(attempt.token) == mark and not attempt.by_hand), None
+        (among(attempt, attempts) for attempt in reversed(attempts) if fingerprint(attempt.token) == mark and not attempt.by_hand),
+        None,
     )
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from export_service.messages import CallbackAnswered, CallbackOutcome, JobSnapshot
-from export_service.ports import Attempt, Planned, QueueMessage, among
+from export_service.ports import Attempt, Planned, QueueMessage, among, overtaken
 
 
 class SystemClock:
@@ -72,9 +72,9 @@ class MemoryLedger:
         seal_key: bytes | None,
         now: datetime,  # noqa: ARG002
     ) -> Attempt:
-        if found := await self.find_attempt(job_id, token):
-            return found
         known = self._of(job_id)
+        if (found := await self.find_attempt(job_id, token)) and not overtaken(found, known):
+            return found
         if known and known[0].request_digest != request_digest:
             return known[0]
         number = known[-1].number + 1 if known else 1
@@ -84,7 +84,7 @@ class MemoryLedger:
 
     async def find_attempt(self, job_id: str, token: str | None) -> Attempt | None:
         known = self._of(job_id)
-        return next((among(attempt, known) for attempt in known if attempt.token == token and not attempt.by_hand), None)
+        return next((among(attempt, known) for attempt in reversed(known) if attempt.token == token and not attempt.by_hand), None)
 
     async def add_attempt(self, job_id: str, above: int, now: datetime) -> Attempt | None:  # noqa: ARG002
         if not (known := self._of(job_id)):

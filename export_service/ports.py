@@ -87,13 +87,24 @@ def among(attempt: Attempt, known: Sequence[Attempt]) -> Attempt:
     return replace(attempt, first=first, begun=any(other.published for other in known))
 
 
+def overtaken(attempt: Attempt, known: Sequence[Attempt]) -> bool:
+    """An operator's attempt came between its being taken and its being published.
+
+    The tally passes over an older attempt, so that nobody would answer its token: it needs a new number.
+    """
+    unpublished = not (attempt.published or attempt.claimed or attempt.answer)
+    return unpublished and attempt.token is not None and any(other.by_hand and other.number > attempt.number for other in known)
+
+
 class Ledger(Protocol):
     """Who asked for what with which token. The only place where a task token is kept."""
 
     async def open_attempt(
         self, job_id: str, token: str | None, request_digest: str, seal_key: bytes | None, now: datetime
     ) -> Attempt:
-        """Find the attempt of this (job, token), or add the next one; two racing callers get the same one.
+        """Find the newest attempt of this (job, token), or add the next one; two racing callers get the same one.
+
+        One that was overtaken by an operator's before it was published gets a new number.
 
         A known job whose digest differs returns the existing first attempt unchanged: compare `request_digest`.
         """

@@ -90,7 +90,7 @@ def run() -> None:
     if not app.registered_commands:
         _register()
     try:
-        app()
+        app(prog_name="export-service")
     except SettingsError as error:
         sys.stderr.write(f"export-service: wrong settings\n{error}\n")
         raise SystemExit(EXIT_SETTINGS) from None

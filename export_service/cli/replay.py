@@ -100,8 +100,8 @@ async def _shadow(settings: Settings, selection: Selection, progress: Progress, 
         sys.stdout.write(json.dumps(said, indent=2) + "\n")
     else:
         sys.stdout.write(
-            f"{len(compared):,} jobs with {len(recorded):,} ends folded again from {found.records:,} records; "
-            f"{len({each.job for each in differences}):,} differ\n" + differences_text(differences)
+            f"Jobs folded again: {len(compared):,}, which ended {len(recorded):,} times; {found.records:,} records were read\n"
+            f"Jobs that differ: {len({each.job for each in differences}):,}\n" + differences_text(differences)
         )
         if moving or found.cut:
             sys.stdout.write(f"Not compared: {len(moving):,} still being counted, {len(found.cut):,} cut by retention\n")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from datetime import timedelta
 from typing import Annotated
 
 import typer
@@ -45,13 +46,7 @@ def show_retention(as_json: Json = False) -> None:
         return
     sys.stdout.write(f"{'topic':<20} {'records':>11} {'oldest (UTC)':<17} {'goes from':<17} kept\n")
     for each in found:
-        kept = (
-            "compacted"
-            if each.policy == "compact"
-            else f"{each.keeps.total_seconds() / 86_400:g} days"
-            if each.keeps
-            else "for ever"
-        )
+        kept = "compacted" if each.policy == "compact" else _span(each.keeps) if each.keeps else "for ever"
         oldest, until = (f"{when:%Y-%m-%d %H:%M}" if when else "-" for when in (each.oldest, each.until))
         sys.stdout.write(f"{each.topic:<20} {each.records:>11,} {oldest:<17} {until:<17} {kept}\n")
     results = next(each for each in found if each.topic == "results")
@@ -81,3 +76,8 @@ def list_topics(as_json: Json = False) -> None:
     for spec in manifest:
         kept = "compacted" if spec.compacted else "1 hour" if spec.fleeting else f"{spec.retention_days} days"
         sys.stdout.write(f"{spec.name:<34} {spec.partitions:>3} partitions, {kept}\n    {spec.carries}, by {spec.key}\n")
+
+
+def _span(time: timedelta) -> str:
+    days = time / timedelta(days=1)
+    return f"{days:g} days" if days >= 1 else f"{days * 24:g} h"

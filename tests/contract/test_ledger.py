@@ -197,6 +197,23 @@ async def test_an_attempt_by_hand_has_the_jobs_next_number_and_is_nobodys_redeli
     assert further.number == 10, "above what the tally has"
 
 
+@KINDS
+async def test_a_token_that_an_operator_overtook_before_it_was_published_gets_a_newer_number(dynamo: Dynamo, kind: str) -> None:
+    ledger, other = ledgers(kind, dynamo)
+    for token in ("one", "two", "three"):
+        await ledger.open_attempt("j", token, "d", None, NOW)
+    for published in (1, 2):
+        await ledger.mark_published("j", published)
+    await ledger.add_attempt("j", 1, NOW)
+    assert (await ledger.open_attempt("j", "two", "d", None, NOW)).number == 2, "was published: a redelivery"
+    assert await ledger.claim("j", 2, NOW) is not None
+    again = await asyncio.gather(*(one.open_attempt("j", "three", "d", None, NOW) for one in (ledger, other, ledger)))
+    assert {(attempt.number, attempt.token, attempt.begun) for attempt in again} == {(5, "three", True)}
+    await ledger.mark_published("j", 5)
+    await ledger.add_attempt("j", 5, NOW)
+    assert (await other.open_attempt("j", "three", "d", None, NOW)).number == 5
+
+
 async def test_attempts_are_told_without_their_tokens(dynamo: Dynamo) -> None:
     table, _ = dynamo.tables
     for token in ("one", "two"):
