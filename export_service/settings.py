@@ -5,6 +5,7 @@ A secret may be given as a file: `EXPORT_KAFKA_SASL_PASSWORD_FILE=/run/secrets/k
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,8 @@ from export_service.addresses import Network, parse_networks
 from export_service.failures import SettingsError
 from export_service.prefixes import parse_prefixes
 from export_service.redaction import without_secrets
+
+_HOST_NAME = re.compile(r"[a-z0-9._-]+")
 
 ROLES = ("connector", "plan", "download", "tally", "callback", "snapshot", "watch")
 Role = Literal["connector", "plan", "download", "tally", "callback", "snapshot", "watch"]
@@ -199,7 +202,7 @@ class Metrics(Group):
 
 
 class Console(Group):
-    host: Annotated[str, Field(description="address that the console listens on")] = "127.0.0.1"
+    host: Annotated[str, Field(min_length=1, description="address that the console listens on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="0: a free one")] = 8780
     names: Annotated[
         Annotated[tuple[str, ...], NoDecode],
@@ -207,14 +210,26 @@ class Console(Group):
     ] = ()
     token: Annotated[
         SecretStr | None,
-        Field(min_length=16, description="who signs in with it may cancel, redrive and replay; unset: the console only shows"),
+        Field(
+            description="who signs in with it may cancel, redrive and replay; 16 characters or more; unset: the console only shows"
+        ),
     ] = None
     jobs: Annotated[int, Field(ge=100, description="jobs kept in memory, those that moved last; others are found by id")] = 20_000
 
     @field_validator("names", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
-        return tuple(part.strip().lower() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        names = tuple(part.strip().lower() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        if isinstance(names, tuple) and any(not _HOST_NAME.fullmatch(name) for name in names):
+            raise ValueError("give host names, without scheme, port and path, as console.example.com")
+        return names
+
+    @field_validator("token")
+    @classmethod
+    def _token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 16:
+            raise ValueError("it must have 16 characters or more")
+        return value
 
 
 class Log(Group):

@@ -1,9 +1,12 @@
 """`export-service console`: what happens now, in a browser."""
 
 import asyncio
+import os
 import signal
 import sys
+from ipaddress import ip_address
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -22,15 +25,16 @@ def console(
 
     Example: export-service console --port 8780
     """
-    settings = load()
     given = {name: value for name, value in (("port", port), ("host", host)) if value is not None}
-    settings = settings.model_copy(update={"console": settings.console.model_copy(update=given)})
+    settings = load(console=given) if given else load()
     logs.configure(settings.log.level, settings.log.format)
     try:
         asyncio.run(_serve(settings))
     except OSError as error:
         where = f"{settings.console.host}:{settings.console.port}"
-        raise ExportError(f"cannot listen on {where} ({error.strerror}); choose another --port or --host") from None
+        # A number below 0 is of a name that leads nowhere. asyncio's own text says the address a second time.
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise ExportError(f"cannot listen on {where} ({why}); choose another --port or --host") from None
 
 
 async def _serve(settings: Settings) -> None:
@@ -42,6 +46,8 @@ async def _serve(settings: Settings) -> None:
         raise SettingsError(f"the console needs {error.name}: pip install 'export-service[console]'") from None
     async with serving(settings, structlog.get_logger()) as (address, reader):
         sys.stdout.write(f"Console at {address}\n")
+        if not ip_address(urlsplit(address).hostname or "").is_loopback:
+            sys.stdout.write("Whoever reaches it may look: put a proxy before it that asks who comes (docs/guide.md, Console).\n")
         sys.stdout.flush()
         # A console that reads no more would show for ever what was.
         ended = asyncio.create_task(_signal())

@@ -44,7 +44,12 @@ def up(
         running.stop()
     stack = running if running is not None and already else asyncio.run(stacks.up(state_dir, kafka_port, aws_port, detached=True))
     if console and not any(service.up for service in stack.services if service.name == stacks.CONSOLE):
-        stacks.show(stack, console_port)
+        try:
+            stacks.show(stack, console_port)
+        except KeyboardInterrupt:
+            if not already:
+                stack.stop()
+            raise
     if as_json:
         return say_json(_described(stack))
     say("Already up." if already else "Up.")

@@ -87,9 +87,9 @@ def _register() -> None:
 def run() -> None:
     """The console script. A failure that we know is one sentence, not a traceback."""
     make_importable()
-    if not app.registered_commands:
-        _register()
     try:
+        if not app.registered_commands:
+            _register()
         app(prog_name="export-service")
     except SettingsError as error:
         sys.stderr.write(f"export-service: wrong settings\n{error}\n")

@@ -363,13 +363,14 @@ async def serving(settings: Settings, log: Any) -> AsyncIterator[tuple[str, "asy
     feed = ConsoleFeed(settings, log)
     runner = web.AppRunner(Console(settings, feed, log).app(), access_log=None, shutdown_timeout=1)
     await runner.setup()
-    running = asyncio.create_task(feed.run())
     try:
-        site = web.TCPSite(runner, settings.console.host, settings.console.port)
-        await site.start()
+        await web.TCPSite(runner, settings.console.host, settings.console.port).start()
         host, port = runner.addresses[0][:2]
-        yield f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/", running
+        running = asyncio.create_task(feed.run())
+        try:
+            yield f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/", running
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
         await runner.cleanup()

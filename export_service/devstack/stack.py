@@ -121,12 +121,15 @@ def show(stack: Stack, port: int | None = None) -> Service:
     child = processes.start(command, log, stack.env | {"PYTHONPATH": path}, detached=True)
     stack.children.append(child)
     deadline = time.monotonic() + _CONSOLE_SECONDS
-    while not processes.listens(port):
-        if child.poll() is not None or time.monotonic() > deadline:
-            child.kill()
-            child.wait()
-            raise DevstackError(f"the console does not come up; the end of {log}:\n{processes.tail(log)}")
-        time.sleep(0.05)
+    try:
+        while not processes.listens(port):
+            if child.poll() is not None or time.monotonic() > deadline:
+                raise DevstackError(f"the console does not come up; the end of {log}:\n{processes.tail(log)}")
+            time.sleep(0.05)
+    except BaseException:
+        child.kill()
+        child.wait()
+        raise
     service = Service(CONSOLE, child.pid, port, str(log), "export_service console")
     stack.services = [*(each for each in stack.services if each.name != CONSOLE), service]
     stack.save()

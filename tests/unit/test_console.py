@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient, TestServer
 from aiokafka.protocol.admin import DescribeGroupsRequest_v3, DescribeGroupsResponse_v2
 
+from export_service.cli.console import console
 from export_service.console.app import Console
 from export_service.console.costly import Costly
 from export_service.console.histories import place
@@ -22,7 +24,7 @@ from export_service.console.seen_jobs import PAGE, SeenJobs, Wanted
 from export_service.console.sessions import Sessions, known_host, ours
 from export_service.console.shown_records import shown
 from export_service.console.words import number, size, span
-from export_service.failures import ExportError
+from export_service.failures import ExportError, SettingsError
 from export_service.history.timeline import Stage
 from export_service.messages import JobSnapshot, JobStatus
 from export_service.settings import load
@@ -324,6 +326,34 @@ async def test_without_a_token_it_only_shows(monkeypatch: pytest.MonkeyPatch) ->
         assert "Nothing new comes: Kafka has not answered yet" in page
         await get(client, "/sign-in", 404)
         await get(client, "/healthz", 503)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"TOKEN": "short-secret"}, "EXPORT_CONSOLE_TOKEN: it must have 16 characters or more"),
+        ({"HOST": ""}, "EXPORT_CONSOLE_HOST='': "),
+        ({"PORT": "eighty"}, "EXPORT_CONSOLE_PORT='eighty': "),
+        ({"NAMES": "console.corp,http://b/"}, "EXPORT_CONSOLE_NAMES='console.corp,http://b/': give host names"),
+    ],
+)
+def test_a_wrong_setting_is_named_and_a_token_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], said: str
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(f"EXPORT_CONSOLE_{name}", value)
+    with pytest.raises(SettingsError) as raised:
+        load()
+    assert said in str(raised.value)
+    assert "short-secret" not in str(raised.value)
+
+
+def test_an_address_that_is_taken_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export_service.logs.configure", lambda *_: None)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ExportError) as raised:
+        port = taken.getsockname()[1]
+        console(port, None)
+    assert str(raised.value) == f"cannot listen on 127.0.0.1:{port} (Address already in use); choose another --port or --host"
 
 
 def test_everything_that_is_served_is_in_the_package() -> None:
