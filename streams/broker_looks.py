@@ -8,8 +8,7 @@ from contextlib import AsyncExitStack
 from io import BytesIO
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import TopicPartition
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.admin import DescribeGroupsRequest_v2
@@ -18,7 +17,8 @@ from aiokafka.protocol.api import Request
 from export_service.console.now import Group, Member, Place
 from export_service.settings import ROLES, Settings
 from export_service.verify.evidence import READERS, Bounds
-from streams.kafka_client import connection, unreachable
+from streams.kafka_client import unreachable
+from streams.onlooker import onlooker, record_times
 from streams.topics import short_names, topics
 
 _AGE_SECONDS = 1.0
@@ -42,32 +42,14 @@ class BrokerLooks:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._names = {spec.name: short for short, spec in short_names(topics(settings)).items()}
+        self._specs = short_names(topics(settings))
+        self._names = {spec.name: short for short, spec in self._specs.items()}
         self._open = AsyncExitStack()
-        self._written: dict[Place, tuple[int, int]] = {}
-        """Offset of the next uncommitted record -> when it was written, ms."""
+        self._written: dict[Place, tuple[int, float]] = {}
+        """Offset of the next uncommitted record, and when it was written, in seconds since the epoch."""
 
     async def __aenter__(self) -> "BrokerLooks":
-        self._admin = AIOKafkaAdminClient(**connection(self._settings))
-        # One batch of each partition is enough to see when its first record was written.
-        self._consumer = AIOKafkaConsumer(
-            **connection(self._settings),
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=1,
-            fetch_max_wait_ms=20,
-        )
-        self._open.push_async_callback(self._admin.close)
-        self._open.push_async_callback(self._consumer.stop)
-        try:
-            await self._admin.start()
-            await self._consumer.start()
-        except KafkaError as error:
-            await self._open.aclose()
-            raise unreachable(self._settings, error) from None
-        except BaseException:
-            await self._open.aclose()
-            raise
+        self._admin, self._consumer = await self._open.enter_async_context(onlooker(self._settings))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -106,25 +88,14 @@ class BrokerLooks:
         self._written = {place: known for place, known in self._written.items() if place in waiting}
         new = [place for place, each in waiting.items() if self._written.get(place, (-1, 0))[0] != each.done]
         if new:
+            wanted = {TopicPartition(self._specs[place.topic].name, place.partition): place for place in new}
             try:
-                await self._first_records({place: waiting[place].done for place in new})
+                times = await record_times(self._consumer, {at: waiting[place].done for at, place in wanted.items()}, _AGE_SECONDS)
             except (TimeoutError, KafkaError) as error:
                 raise unreachable(self._settings, error) from None
+            self._written |= {wanted[at]: (waiting[wanted[at]].done, written) for at, written in times.items()}
         now = time.time()
-        return {place: max(0.0, now - written / 1000) for place, (_, written) in self._written.items()}
-
-    async def _first_records(self, offsets: Mapping[Place, int]) -> None:
-        full = {short: name for name, short in self._names.items()}
-        wanted = {TopicPartition(full[place.topic], place.partition): place for place in offsets}
-        self._consumer.assign(list(wanted))
-        for at, place in wanted.items():
-            self._consumer.seek(at, offsets[place])
-        deadline = time.monotonic() + _AGE_SECONDS
-        while wanted and time.monotonic() < deadline:
-            for at, records in (await self._consumer.getmany(*wanted, timeout_ms=100, max_records=len(wanted))).items():
-                place = wanted.pop(at)
-                self._consumer.pause(at)
-                self._written[place] = (offsets[place], records[0].timestamp)
+        return {place: max(0.0, now - written) for place, (_, written) in self._written.items()}
 
     async def groups(self) -> list[Group]:
         """In flow order."""

@@ -137,12 +137,12 @@ def chart(title: str, samples: Sequence[Sample], lines: Sequence[tuple[str, Sequ
     if len(samples) < 2:
         return None
     size = -(-len(samples) // _POINTS)
-    most = max((value for _, values in lines for value in values), default=0) or 1
+    most = max((value for _, values in lines for value in values), default=0)
     drawn = []
     for name, values in lines:
         tops = [max(values[start : start + size]) for start in range(0, len(values), size)]
         step = 1000 / max(1, len(tops) - 1)
-        drawn.append((name, " ".join(f"{n * step:.0f},{98 - 94 * top / most:.1f}" for n, top in enumerate(tops))))
+        drawn.append((name, " ".join(f"{n * step:.0f},{98 - 94 * top / (most or 1):.1f}" for n, top in enumerate(tops))))
     begin, end = (datetime.fromtimestamp(each.at).astimezone() for each in (samples[0], samples[-1]))
     return Chart(title, most, begin, end, drawn, [(name, values[-1]) for name, values in lines])
 

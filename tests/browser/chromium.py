@@ -76,11 +76,10 @@ class Browser:
         return [each["message"] for each in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
 
     def picture(self, path: Path, height: int | None = None) -> None:
-        """The page from its top, all of it up to 3,000 pixels; the suffix says the format."""
+        """The page from its top as PNG, all of it up to 3,000 pixels."""
         size = self.script("return [document.documentElement.clientWidth, document.documentElement.scrollHeight]")
         clip = {"x": 0, "y": 0, "width": size[0], "height": height or min(3000, size[1]), "scale": 1}
-        kind = {"format": path.suffix[1:]} | ({} if path.suffix == ".png" else {"quality": 82})
-        shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", kind | {"clip": clip, "captureBeyondViewport": True})
+        shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
         path.write_bytes(base64.b64decode(shot["data"]))
 
 

@@ -7,11 +7,12 @@ import urllib.request
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 from selenium.webdriver import ActionChains
 
+from export_service.console.actions import JOB_ACTIONS, LETTER_ACTIONS
 from export_service.devstack.stack import Stack
 from tests.browser.chromium import ABSENT, PHONE, WIDE, Browser, chromium
 from tests.browser.scene import CANARY, TOKEN, Scene, prepare
@@ -233,13 +234,27 @@ def test_no_page_has_a_secret(scene: Scene) -> None:
         "jobs-changelog",
     )
     topics = [f"/topics/{name}{query}" for name in names for query in ("", f"?job={scene.good}", f"?job={scene.failed}")]
-    for path in (*pages(scene).values(), *jobs, *topics):
-        with urllib.request.urlopen(scene.address.rstrip("/") + path) as answer:
+    plans = [f"/jobs/{scene.failed}/do/{name}" for name in JOB_ACTIONS] + [
+        f"/dead-letters/0:0/do/{name}" for name in LETTER_ACTIONS
+    ]
+    signed_in = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    base = scene.address.rstrip("/")
+    signed_in.open(f"{base}/sign-in", f"token={TOKEN}".encode()).close()
+    for path in (*pages(scene).values(), *jobs, *topics, *plans):
+        with signed_in.open(base + path) as answer:
             seen += answer.read().decode()
             assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'"), path
+    for path in pages(scene).values():
+        if not path.startswith("/dead-letters"):
+            with signed_in.open(f"{base}/events?of={quote(path.partition('?')[0])}") as events:
+                begun = len(seen)
+                while not ("data: " in seen[begun:] and seen.endswith("\n\n")):
+                    seen += events.readline().decode()
     for secret in (token, CANARY, "thisisacanarytoken", TOKEN):
         assert secret not in seen
     assert "TaskBatch" in seen, "records were looked at"
+    assert seen.count("What would be done") == len(plans)
+    assert seen.count("data: ") > 50, "events were"
     assert json.dumps("(sealed)") in seen.replace("&#34;", '"'), "a request with a signed URL was"
     log = (scene.world.folder / f"worker-{len(scene.world.workers) - 1}.log").read_text()
     assert "Traceback" not in log
