@@ -18,7 +18,7 @@ from export_service.console.now import FLOW
 from export_service.console.sessions import COOKIE, Session, Sessions, known_host, ours, same_origin
 from export_service.console.shown_records import shown
 from export_service.console.views import LiveViews, wanted_of
-from export_service.failures import ExportError
+from export_service.failures import ExportError, Unavailable
 from export_service.letters import Filter, Kept, as_object
 from export_service.redaction import without_secrets
 from export_service.settings import Settings
@@ -42,6 +42,7 @@ _QUIET_SECONDS = 15
 _LETTERS = 200
 _TOPICS_OF_A_JOB = ("requests", "tasks", "results", "snapshots", "completions", "callbacks", "cancellations", "dead-letters")
 _WRONG_SECONDS = 1.0
+_LONGEST_WHY = 500
 
 
 class Console:
@@ -97,9 +98,13 @@ class Console:
                 raise
             answer = self._message(request, error.status, error.reason, error.text or error.reason)
         except ExportError as error:
-            answer = self._message(request, 409 if request.method == "POST" else 404, "Not possible", str(error))
+            status = 503 if isinstance(error, Unavailable) else 409 if request.method == "POST" else 404
+            answer = self._message(request, status, "Not possible", str(error))
         except ConnectionResetError:
             raise
+        except Exception:  # a defect, which is no traceback for who looks
+            self._log.exception("A page of the console failed")
+            answer = self._message(request, 500, "Not possible", "This page failed; the console's log says why.")
         if not answer.prepared:
             answer.headers.update({name: value for name, value in _HEADERS.items() if name not in answer.headers})
         return answer
@@ -141,8 +146,7 @@ class Console:
 
     async def _job(self, request: web.Request) -> web.Response:
         job_id = request.match_info["job"]
-        if self._feed.jobs.get(job_id) is None:
-            await self._look_up(job_id)
+        await self._look_up(job_id)
         live = self._live(f"/jobs/{quote(job_id, safe='')}")
         if live is None:
             raise web.HTTPNotFound
@@ -166,6 +170,8 @@ class Console:
         """One that is too old to be kept in memory may be in the table."""
         from export_service.cli.explain import snapshot_of
 
+        if self._feed.jobs.get(job_id) is not None:
+            return
         try:
             if (snapshot := await snapshot_of(self._settings, job_id)) is not None:
                 self._feed.jobs.see(snapshot, moved=False)
@@ -173,7 +179,9 @@ class Console:
             self._log.warning("Cannot look up a job", jobId=job_id, reason=str(error))
 
     async def _part(self, request: web.Request) -> web.Response:
-        html, again = await self._histories.part(request.path.rsplit("/", 1)[1], request.match_info["job"])
+        job_id = request.match_info["job"]
+        await self._look_up(job_id)
+        html, again = await self._histories.part(request.path.rsplit("/", 1)[1], job_id)
         answer = web.Response(text=html, content_type="text/html", headers={"X-Ask-Again": "1"} if again else {})
         answer.enable_compression()
         return answer
@@ -305,7 +313,9 @@ class Console:
                 return self._render(request, "sign_in.html", status=403, wrong=True)
         answer = web.Response(status=303, headers={"Location": "/"})
         lasts = int(session.until - time.time())
-        answer.set_cookie(COOKIE, session.id, max_age=lasts, httponly=True, samesite="Strict", secure=request.secure)
+        # A proxy that ends https says so.
+        secure = request.secure or request.headers.get("X-Forwarded-Proto") == "https"
+        answer.set_cookie(COOKIE, session.id, max_age=lasts, httponly=True, samesite="Strict", secure=secure)
         return answer
 
     async def _sign_out(self, request: web.Request) -> web.Response:
@@ -346,7 +356,7 @@ class Console:
                 back=back,
             )
         why = (await request.post()).get("why")
-        reason = without_secrets(why) if isinstance(why, str) and why.strip() else None
+        reason = without_secrets(why[:_LONGEST_WHY]) if isinstance(why, str) and why.strip() else None
         session.said = await action.do(self._settings, subject, reason)
         self._letters.forget("all")
         raise web.HTTPSeeOther(back)

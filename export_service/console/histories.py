@@ -37,8 +37,12 @@ class Histories:
     async def part(self, name: str, job_id: str) -> tuple[str, bool]:
         """Its HTML, and whether it may be of before the job moved last, so that one should ask again."""
         known, moved = self._jobs.get(job_id), self._jobs.moved_at(job_id)
+        if known is None:
+            # Of an id that somebody has made up a whole partition would be read.
+            why = f"No snapshot of it is known here. If it is a job: export-service explain {job_id}"
+            return self._render("parts/problem.html", message=why), False
         # A job that has ended stays as it is, but for its answer, which comes a moment later.
-        settled = moved + _ANSWER_SECONDS if known is not None and known.status.terminal else float("inf")
+        settled = moved + _ANSWER_SECONDS if known.status.terminal else float("inf")
         try:
             found = await self._parts[name].get(job_id, settled)
         except ExportError as error:

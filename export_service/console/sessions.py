@@ -70,7 +70,10 @@ def same_origin(headers: Mapping[str, str]) -> bool:
 
 def known_host(host: str, names: tuple[str, ...]) -> bool:
     """A page of a stranger whose name leads to our address must not read us: he cannot have an address, or one of our names, for his."""
-    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
     try:
         ip_address(name)
     except ValueError:

@@ -82,7 +82,8 @@ class LiveViews:
 
     def _list(self, query: Query) -> dict[str, Any]:
         wanted = wanted_of(query)
-        page = self._jobs.page(wanted, int(query.get("page", "1")) if query.get("page", "1").isdigit() else 1)
+        number = query.get("page", "1")
+        page = self._jobs.page(wanted, int(number) if number.isdecimal() and len(number) < 10 else 1)
 
         def link(number: int) -> str:
             given = {"q": wanted.text, "user": wanted.user, "status": wanted.status, "page": str(number) if number > 1 else ""}

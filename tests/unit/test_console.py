@@ -178,6 +178,8 @@ def test_a_session_begins_with_the_token_only_and_its_forms_are_its_own() -> Non
         ("[::1]:80", True),
         ("console.corp:80", True),
         ("evil.example:8780", False),
+        ("localhost.evil.example", False),
+        ("[::1", False),
         ("", False),
     ],
 )
@@ -251,6 +253,8 @@ async def test_pages_escape_what_people_write_and_hide_their_secrets(client: Tes
     page = await get(client, f"/jobs/{snapshot(1).job_id}")
     assert "&lt;script&gt;alert(1)" in page
     assert "signature=secret" not in page
+    for which in ("%C2%B2", "9" * 5000, "-1", "0"):
+        assert "page 1 of 2" in await get(client, f"/jobs?page={which}")
     found = await get(client, "/jobs?q=%22%3E%3Cscript%3E&status=nonsense&page=x")
     assert '"><script>' not in found
     assert "No job is like that." in found
@@ -270,6 +274,21 @@ async def test_every_answer_has_the_policy_and_nothing_inline(client: TestClient
         assert "script-src 'self'" in policy
         assert "unsafe" not in policy
         assert not any(inline in page for inline in (" style=", " onclick=", "<style", "<script>"))
+
+
+async def test_nothing_is_read_for_an_id_that_somebody_has_made_up(client: TestClient[Any, Any]) -> None:
+    """There is no Kafka here: reading would fail."""
+    for part in ("grid", "history"):
+        assert "No snapshot of it is known here" in await get(client, f"/jobs/{'0' * 36}/{part}")
+
+
+async def test_a_defect_is_no_traceback_for_who_looks(client: TestClient[Any, Any], feed: ConsoleFeed) -> None:
+    feed.now.ages = None  # type: ignore[assignment]
+    async with client.get("/topics") as answer:
+        assert (answer.status, "Content-Security-Policy" in answer.headers) == (500, True)
+        page = await answer.text()
+    assert "log says why" in page
+    assert "TypeError" not in page
 
 
 async def test_events_send_what_changed_to_all_who_look(client: TestClient[Any, Any], feed: ConsoleFeed) -> None:
