@@ -26,9 +26,11 @@ from export_service.settings import Download
 _FULL = 256 * 1024
 """Bytes that wait for their reader before a transfer is paused."""
 _STREAMS = 16
-"""Transfers that share one HTTP/2 connection: fewer handshakes and wake-ups, and still several connections where one is slow."""
-_FULL_LARGE = 1024 * 1024
-"""The same of a file that is written by a thread meanwhile."""
+"""Transfers that share one HTTP/2 connection: fewer handshakes, and still several connections where one is slow."""
+_FULL_LARGE = 4 * 1024 * 1024
+"""The same of a file that is written by a thread meanwhile: a pause costs a copy of what came."""
+_LARGE_TOGETHER = 32 * 1024 * 1024
+"""What such files share, if there are more of them."""
 _HEADERS = ["Accept-Encoding: identity"]
 _PRINTABLE = re.compile(r"[!-~]*")
 _SAFE = "".join(map(chr, range(0x21, 0x7F)))
@@ -90,7 +92,7 @@ class Response:
         self._headers.clear()
         self._body: list[bytes] = []
         self._waiting, self._paused, self._in_line, self.ended = 0, False, False, False
-        self._full = _FULL
+        self._full, self._large = _FULL, False
         self._failure: CurlError | None = None
         self._refused: str | None = None
         self._connecting = False
@@ -124,7 +126,8 @@ class Response:
 
     def is_large(self) -> None:
         """From now on much is read at a time, for as long as bytes come."""
-        self._full = _FULL_LARGE
+        self._curl.large += not self._large
+        self._full, self._large = min(_FULL_LARGE, _LARGE_TOGETHER // self._curl.large), True
         self.handle.setopt(pycurl.TIMEOUT_MS, 0)
         self._go_on()
 
@@ -174,7 +177,9 @@ class Response:
         self._curl.release(self)
 
     def let_go(self) -> None:
-        """Of what it sent: a handle that waits for its next use keeps it otherwise."""
+        """Of its room, and of what it sent: a handle that waits for its next use keeps it otherwise."""
+        self._curl.large -= self._large
+        self._large = False
         if self._request and self._request.body:
             self.handle.setopt(pycurl.POSTFIELDS, b"")
             self._request = self._request._replace(body=None)
@@ -277,6 +282,7 @@ class Curl:
         self._timer_at = 0.0
         self._running: dict[pycurl.Curl, Response] = {}
         self._idle: list[Response] = []
+        self.large = 0  # responses that have the room of such a file
         self.sharing: set[str] = set()
         """Hosts that speak HTTP/2: a transfer waits for a connection to them that is just being made, and shares it. Not known in
         advance: libcurl would wait for a whole answer of a host to see that it does not."""
@@ -375,7 +381,7 @@ def _handle(settings: Download) -> pycurl.Curl:
         pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
         pycurl.PROXY: "",  # none from the environment
         pycurl.PATH_AS_IS: 1,
-        pycurl.BUFFERSIZE: 128 * 1024,
+        pycurl.BUFFERSIZE: 512 * 1024,  # a call of ours for each
         pycurl.CONNECTTIMEOUT_MS: round(settings.connect_seconds * 1000),
         pycurl.LOW_SPEED_LIMIT: 1,
         pycurl.LOW_SPEED_TIME: max(1, round(settings.stall_seconds)),

@@ -22,7 +22,7 @@ LARGE = 16 * 1024 * 1024
 BLOCK = 16 * 1024 * 1024
 """Bytes of one request: worth a round trip, and not too much for who has to fetch them again."""
 _BEHIND = 4 * 1024 * 1024
-"""Bytes that the hash waits for: each time costs a thread's attention."""
+"""Bytes that are hashed later, as they were not next when they came, wait to be this many: each time costs a thread's attention."""
 _HASH = 64 * 1024 * 1024
 """Bytes hashed without a look at whether to stop."""
 _LOOK_SECONDS = 0.5
@@ -244,12 +244,10 @@ class _Copy:
             self._moved()
 
     async def _hash(self) -> None:
-        hashed = 0
-        while hashed < self._spans.size:
+        while (hashed := self._file.hashed) < self._spans.size:
             self._progress.clear()
             if self.frontier >= min(hashed + _BEHIND, self._spans.size):
-                hashed = min(self.frontier, hashed + _HASH)
-                await self._part.run(self._file.hash_to, hashed)
+                await self._part.run(self._file.hash_to, min(self.frontier, hashed + _HASH))
                 self._moved()
             else:
                 await self._progress.wait()

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import os
 import struct
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -31,12 +32,14 @@ class PartFile:
     Attributes:
         identity: of the content, if there is to be a record.
         kept: bytes from the beginning that were here when it was opened.
+        hashed: bytes from the beginning that the SHA-256 has.
     """
 
     def __init__(self, fd: int, size: int, identity: bytes | None = None) -> None:
         self._fd, self._size, self._identity = fd, size, identity
         self.kept = self._recorded() if identity is not None else 0
-        self._digest, self._hashed = hashlib.sha256(), 0
+        self._digest, self.hashed = hashlib.sha256(), 0
+        self._hashing = threading.Lock()
         if self.kept == 0:
             os.ftruncate(fd, 0)
         self.note(self.kept)
@@ -55,6 +58,7 @@ class PartFile:
             written = os.pwritev(self._fd, some, at)
             while written < wanted:
                 written += os.pwrite(self._fd, memoryview(b"".join(some))[written:], at + written)
+            self._hash_on(at, some)
             at += wanted
         self.note(safe)
         return at - begin
@@ -63,15 +67,26 @@ class PartFile:
         if self._identity is not None:
             os.pwrite(self._fd, _RECORD.pack(_MAGIC, safe, self._identity), self._size)
 
+    def _hash_on(self, at: int, blocks: Sequence[bytes]) -> None:
+        """What comes next is hashed while it is at hand; whoever else hashes just now gets to it later."""
+        if self._hashing.acquire(blocking=False):
+            try:
+                for block in blocks if at == self.hashed else ():
+                    self._digest.update(block)
+                    self.hashed += len(block)
+            finally:
+                self._hashing.release()
+
     def hash_to(self, end: int) -> None:
         """All before `end` was written."""
-        buffer = memoryview(bytearray(min(_BUFFER, end - self._hashed)))
-        while self._hashed < end:
-            got = os.preadv(self._fd, [buffer[: end - self._hashed]], self._hashed)
-            if not got:
-                raise OSError(errno.EIO, "is shorter than what was written")
-            self._digest.update(buffer[:got])
-            self._hashed += got
+        with self._hashing:
+            buffer = memoryview(bytearray(min(_BUFFER, max(0, end - self.hashed))))
+            while self.hashed < end:
+                got = os.preadv(self._fd, [buffer[: end - self.hashed]], self.hashed)
+                if not got:
+                    raise OSError(errno.EIO, "is shorter than what was written")
+                self._digest.update(buffer[:got])
+                self.hashed += got
 
     @property
     def sha256(self) -> str:

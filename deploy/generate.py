@@ -1,17 +1,20 @@
-"""Makes what must agree with the list of metrics: the Grafana dashboard and the page in the docs. `python -m deploy.generate` writes them;
-a test compares."""
+"""Makes what must agree with the code: the Grafana dashboard, the pages of metrics, settings, topics, messages and commands, and
+docs/asyncapi.yaml. `python -m deploy.generate` writes them; a test compares."""
 
 import json
 from collections.abc import Mapping
+from functools import cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from deploy import asyncapi, pages
 from export_service.metric_names import ALL, Kind
 
 ROOT = Path(__file__).parents[1]
-DASHBOARD, PAGE = ROOT / "deploy/grafana/export-service.json", ROOT / "docs/metrics.md"
+DASHBOARD, DOCS = ROOT / "deploy/grafana/export-service.json", ROOT / "docs"
 RULES = ROOT / "deploy/prometheus/rules.yml"
 
 _RATE = "$__rate_interval"
@@ -267,15 +270,26 @@ def page() -> str:
         kind = "histogram" if metric.kind is Kind.HISTOGRAM else metric.kind.value
         lines.append(f"| `{name}` | {kind} | {metric.where} | {metric.says}.{values} |")
     lines += ["", "Besides, `process_…` of the worker's own process: memory, processor time, open files.", "", "## Alarms", ""]
-    lines += ["| Alarm | Rings when | Look at |", "|---|---|---|"]
+    lines += ["| Alarm | Rings when | First |", "|---|---|---|"]
     for rule in yaml.safe_load(RULES.read_text())["groups"][0]["rules"]:
-        condition = rule["expr"].replace("|", "\\|") + (f" for {rule['for']}" if "for" in rule else "")
-        lines.append(f"| {rule['alert']} ({rule['labels']['severity']}) | `{condition}` | {rule['annotations']['runbook']} |")
+        # As HTML: of an escaped bar inside a code span, GitHub and Python-Markdown think differently.
+        condition = escape(rule["expr"] + (f" for {rule['for']}" if "for" in rule else ""), quote=False).replace("|", "&#124;")
+        alert = f"[{rule['alert']}](runbook.md#{rule['alert'].lower()}) ({rule['labels']['severity']})"
+        lines.append(f"| {alert} | <code>{condition}</code> | {rule['annotations']['action']} |")
     return "\n".join(lines) + "\n"
 
 
+@cache
 def files() -> dict[Path, str]:
-    return {DASHBOARD: json.dumps(dashboard(), indent=1) + "\n", PAGE: page()}
+    return {
+        DASHBOARD: json.dumps(dashboard(), indent=1) + "\n",
+        DOCS / "metrics.md": page(),
+        DOCS / "settings.md": pages.settings_page(),
+        DOCS / "topics.md": pages.topics_page(),
+        DOCS / "messages.md": asyncapi.page(),
+        DOCS / "asyncapi.yaml": asyncapi.text(),
+        DOCS / "cli.md": pages.cli_page(),
+    }
 
 
 if __name__ == "__main__":

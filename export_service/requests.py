@@ -59,7 +59,7 @@ class ManifestBody(_Body):
 
 
 class ExportMessage(_Body):
-    """DESIGN §3.1. Unknown fields are ignored; a field that is null counts as absent.
+    """What a caller sends. Unknown fields are ignored; a field that is null counts as absent.
 
     `job_id` is the UUID, whichever way it was written: two spellings are one job, and records have the lower-case one with hyphens.
     """

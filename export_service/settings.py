@@ -29,11 +29,15 @@ class Group(BaseModel):
 
 class Kafka(Group):
     bootstrap_servers: Annotated[str, Field(description="host:port, comma separated")] = "localhost:9092"
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    security_protocol: Annotated[
+        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], Field(description="how brokers are talked to")
+    ] = "PLAINTEXT"
     ssl_cafile: Annotated[Path | None, Field(description="CA bundle for SSL; the system's when unset")] = None
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    sasl_username: str | None = None
-    sasl_password: SecretStr | None = None
+    sasl_mechanism: Annotated[Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], Field(description="with a SASL protocol")] = (
+        "SCRAM-SHA-512"
+    )
+    sasl_username: Annotated[str | None, Field(description="needed with a SASL protocol")] = None
+    sasl_password: Annotated[SecretStr | None, Field(description="needed with a SASL protocol")] = None
     replication_factor: Annotated[int, Field(ge=1, description="for topics that `topics declare` creates")] = 1
     session_timeout_seconds: Annotated[
         float, Field(ge=6, description="a worker that is silent for this long loses its partitions to others")
@@ -51,7 +55,7 @@ class Kafka(Group):
 
 
 class Topics(Group):
-    prefix: str = "export."
+    prefix: Annotated[str, Field(description="of the name of every topic but the changelogs")] = "export."
     partitions: Annotated[int, Field(ge=1, le=1000, description="of every state topic; fixed once chosen")] = 4
     task_partitions: Annotated[int, Field(ge=1, le=10000, description="of `tasks`; may grow")] = 8
     declare: Annotated[bool, Field(description="create missing topics at start; production uses `topics declare`")] = False
@@ -109,7 +113,7 @@ class Download(Group):
     ] = 4
     timeout_seconds: Annotated[float, Field(gt=0, description="for one try of one file, or for 16 MiB of a large one")] = 300
     stall_seconds: Annotated[float, Field(gt=0, description="without a byte: the try is given up")] = 30
-    connect_seconds: Annotated[float, Field(gt=0)] = 10
+    connect_seconds: Annotated[float, Field(gt=0, description="to open a connection to a file's host")] = 10
     max_bytes: Annotated[int, Field(gt=0, description="of one file")] = 5 * 1024**4
     allowed_networks: Annotated[
         Annotated[tuple[Network, ...], NoDecode],
@@ -156,7 +160,7 @@ class Callback(Group):
         Field(gt=0, description="calls of one worker; AWS refills 500 a second (300 in smaller Regions) for the whole account"),
     ] = 200
     backoff_seconds: Annotated[float, Field(gt=0, description="first pause after a throttled answer; doubles, with jitter")] = 0.5
-    max_backoff_seconds: Annotated[float, Field(gt=0)] = 60
+    max_backoff_seconds: Annotated[float, Field(gt=0, description="the longest such pause")] = 60
 
 
 class Watch(Group):
@@ -233,7 +237,7 @@ class Console(Group):
 
 
 class Log(Group):
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="the least that is written")] = "info"
     format: Annotated[Literal["auto", "json", "console"], Field(description="auto: console on a TTY, else json")] = "auto"
 
 
@@ -241,14 +245,14 @@ class Aws(BaseSettings):
     """AWS's own variables. Credentials are found by boto's chain (environment, profile, role); they are not read here."""
 
     model_config = SettingsConfigDict(env_prefix="AWS_", extra="ignore", frozen=True)
-    region: Annotated[str | None, Field(description="AWS_REGION")] = None
-    default_region: str | None = None
-    endpoint: Annotated[str | None, Field(description="AWS_ENDPOINT: one endpoint for all services (LocalStack, moto)")] = None
-    endpoint_url: Annotated[str | None, Field(description="AWS_ENDPOINT_URL: the SDKs' own name for the same")] = None
-    endpoint_url_sqs: str | None = None
-    endpoint_url_sfn: str | None = None
-    endpoint_url_dynamodb: str | None = None
-    endpoint_url_s3: str | None = None
+    region: Annotated[str | None, Field(description="of queue, table and state machine")] = None
+    default_region: Annotated[str | None, Field(description="the SDKs' other name for it; without either us-east-1")] = None
+    endpoint: Annotated[str | None, Field(description="one endpoint for all services (LocalStack, moto); unset: AWS itself")] = None
+    endpoint_url: Annotated[str | None, Field(description="the SDKs' own name for the same; it wins over AWS_ENDPOINT")] = None
+    endpoint_url_sqs: Annotated[str | None, Field(description="of SQS alone; wins over both")] = None
+    endpoint_url_sfn: Annotated[str | None, Field(description="of Step Functions alone")] = None
+    endpoint_url_dynamodb: Annotated[str | None, Field(description="of DynamoDB alone")] = None
+    endpoint_url_s3: Annotated[str | None, Field(description="of S3 alone")] = None
 
     def endpoint_for(self, service: str) -> str | None:
         """The endpoint of `sqs`, `stepfunctions`, `dynamodb` or `s3`; None is AWS itself. The service's own setting wins."""

@@ -5,7 +5,8 @@ P is one fixed number for every state topic, because Faust joins a table's chang
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
@@ -15,6 +16,7 @@ from export_service.settings import Settings
 from streams.kafka_client import MAX_RECORD_BYTES, connection, unreachable
 
 _RESULTS = "JobAccepted, JobPlanned, PlanFailed, TaskResults, AttemptOpened, JobCancelled, JobRebuilt"
+_MAY_FAIL = "connector plan download tally callback snapshot"
 _DAY_MS = 24 * 3600 * 1000
 _SEGMENT_BYTES = 64 * 1024 * 1024
 
@@ -25,6 +27,11 @@ class TopicSpec:
     key: str
     carries: str
     partitions: int
+    _: KW_ONLY
+    written_by: tuple[str, ...]
+    """Roles; `people` are commands of `export-service` that change something, such as `dead-letters redrive`, `rewind`, `limits set`."""
+    read_by: tuple[str, ...]
+    """Besides, `explain`, `export`, `replay` and `verify` may read all of them."""
     retention_days: int | None = 14
     compacted: bool = False
     expires: bool = False
@@ -79,32 +86,26 @@ def short_names(names: Topics) -> dict[str, TopicSpec]:
 def topics(settings: Settings) -> Topics:
     p, d = settings.topics.partitions, settings.topics.task_partitions
 
-    def name(short: str) -> str:
-        return settings.topics.prefix + short
-
-    def changelog(table: str) -> str:
-        return f"{settings.app_id}-tally-{table}-changelog"
+    def topic(short: str, key: str, carries: str, by: str, to: str, *, partitions: int = p, **how: Any) -> TopicSpec:
+        full = (f"{settings.app_id}-tally-" if short.endswith("-changelog") else settings.topics.prefix) + short
+        return TopicSpec(full, key, carries, partitions, written_by=tuple(by.split()), read_by=tuple(to.split()), **how)
 
     return Topics(
-        requests=TopicSpec(name("requests"), "job", "ExportRequested", p, whole_messages=True),
-        tasks=TopicSpec(name("tasks"), "job:index", "TaskBatch", d),
-        results=TopicSpec(
-            name("results"),
-            "job",
-            _RESULTS,
-            p,
-            whole_messages=True,
+        requests=topic("requests", "job", "ExportRequested", "connector tally people", "plan", whole_messages=True),
+        tasks=topic("tasks", "job:index", "TaskBatch", "plan download people", "download", partitions=d),
+        results=topic("results", "job", _RESULTS, "connector plan download watch people", "tally callback", whole_messages=True),
+        snapshots=topic("snapshots", "job", "JobSnapshot", "tally people", "snapshot watch", compacted=True),
+        completions=topic("completions", "job", "JobCompleted", "tally people", "callback"),
+        callbacks=topic("callbacks", "job", "CallbackAnswered", "callback", "people", retention_days=90),
+        cancellations=topic(
+            "cancellations", "job", "JobCancelled", "tally", "plan download", partitions=1, compacted=True, expires=True
         ),
-        snapshots=TopicSpec(name("snapshots"), "job", "JobSnapshot", p, compacted=True),
-        completions=TopicSpec(name("completions"), "job", "JobCompleted", p),
-        callbacks=TopicSpec(name("callbacks"), "job", "CallbackAnswered", p, retention_days=90),
-        cancellations=TopicSpec(name("cancellations"), "job", "JobCancelled", 1, compacted=True, expires=True),
-        demand=TopicSpec(name("demand"), "worker", "DownloadDemand", 1, fleeting=True),
-        limits=TopicSpec(name("limits"), "download", "DownloadLimits", 1, compacted=True),
-        dead_letters=TopicSpec(name("dead-letters"), "source key", "DeadLetter", p, retention_days=90, whole_messages=True),
-        operations=TopicSpec(name("operations"), "subject", "OperatorAction", 1, retention_days=90),
-        jobs_changelog=TopicSpec(changelog("jobs"), "job", "JobState", p, compacted=True),
-        shards_changelog=TopicSpec(changelog("shards"), "job/shard", "Shard", p, compacted=True),
+        demand=topic("demand", "worker", "DownloadDemand", "download", "plan download", partitions=1, fleeting=True),
+        limits=topic("limits", "download", "DownloadLimits", "people", "download people", partitions=1, compacted=True),
+        dead_letters=topic("dead-letters", "source key", "DeadLetter", _MAY_FAIL, "people", retention_days=90, whole_messages=True),
+        operations=topic("operations", "subject", "OperatorAction", "people", "people", partitions=1, retention_days=90),
+        jobs_changelog=topic("jobs-changelog", "job", "JobState", "tally people", "tally people", compacted=True),
+        shards_changelog=topic("shards-changelog", "job/shard", "Shard", "tally people", "tally people", compacted=True),
     )
 
 

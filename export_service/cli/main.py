@@ -41,7 +41,10 @@ def _main(
     del version
 
 
-def _register() -> None:
+def registered() -> typer.Typer:
+    """The app with its commands, whose modules are imported only now."""
+    if app.registered_commands:
+        return app
     from export_service.cli import (
         config,
         console,
@@ -82,15 +85,14 @@ def _register() -> None:
     app.add_typer(topics.app, name="topics")
     app.command("config")(config.config)
     app.command("doctor")(doctor.doctor)
+    return app
 
 
 def run() -> None:
     """The console script. A failure that we know is one sentence, not a traceback."""
     make_importable()
     try:
-        if not app.registered_commands:
-            _register()
-        app(prog_name="export-service")
+        registered()(prog_name="export-service")
     except SettingsError as error:
         sys.stderr.write(f"export-service: wrong settings\n{error}\n")
         raise SystemExit(EXIT_SETTINGS) from None

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,10 +36,15 @@ class Ended(NamedTuple):
 
 
 def cli(world: World, *arguments: str, **env: str) -> Ended:
-    """A command, in this process: a start of Python for each takes a second."""
+    return run_cli(world.env | {"EXPORT_WORKER_STATE_DIR": str(world.folder / "state-0")} | env, *arguments, folder=Path())
+
+
+def run_cli(env: Mapping[str, str], *arguments: str, folder: Path) -> Ended:
+    """A command in this folder, in this process: a start of Python for each takes a second."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err), Path(os.devnull).open() as nothing:
-        for name, value in (world.env | {"EXPORT_WORKER_STATE_DIR": str(world.folder / "state-0")} | env).items():
+        patch.chdir(folder)
+        for name, value in env.items():
             patch.setenv(name, value)
         patch.setattr(sys, "argv", ["export-service", *arguments])
         patch.setattr(sys, "stdin", nothing)

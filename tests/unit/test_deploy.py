@@ -224,10 +224,13 @@ def test_the_images_that_compose_builds_are_targets_of_the_dockerfile() -> None:
     assert "pip" not in last
 
 
-@pytest.mark.parametrize("page", ["docs/guide.md", "docs/architecture.md", "docs/security.md", "deploy/README.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "deploy/README.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))]
+)
 def test_a_page_names_settings_and_pages_that_exist(page: str) -> None:
     text = (ROOT / page).read_text()
-    known = variables(Settings, "EXPORT_") | {"EXPORT_KAFKA_SASL_PASSWORD_FILE"}
+    # The second is of the embedded stack.
+    known = variables(Settings, "EXPORT_") | {"EXPORT_KAFKA_SASL_PASSWORD_FILE", "EXPORT_STATE_MACHINE_ARN"}
     named = set(re.findall(r"\bEXPORT_[A-Z_]*[A-Z]\b(?!_)", text))
     assert {name for name in named if name not in known} == set()
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]

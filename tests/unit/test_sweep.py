@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from connectors.sweep import sweep_folder
-from export_service.cli.main import _register, app
+from export_service.cli.main import registered
 
 NAME = ".0123456789abcdef.part"
 DAY = timedelta(days=1)
@@ -64,7 +64,7 @@ def test_a_link_to_somewhere_else_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_the_command_says_what_goes(tmp_path: Path) -> None:
-    _register()
+    app = registered()
     path = old(tmp_path / NAME)
     runner = CliRunner()
     dry = runner.invoke(app, ["sweep", str(tmp_path), "--dry-run"])
@@ -88,7 +88,7 @@ def test_the_command_says_what_goes(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_swept_is_said(arguments: list[str], says: str) -> None:
-    _register()
+    app = registered()
     result = CliRunner().invoke(app, ["sweep", *arguments])
     assert result.exit_code == 2
     assert says in " ".join(result.output.replace("│", " ").split())

@@ -10,7 +10,7 @@ from tests.browser.chromium import ABSENT, PHONE, WIDE, chromium
 from tests.browser.scene import Scene, prepare
 from tests.e2e.conftest import FileServer, World
 
-PICTURES = Path(__file__).parent / "pictures"
+PICTURES = Path(__file__).parents[1] / "docs/pictures"
 _MOST_BYTES = 150_000
 
 
