@@ -4,8 +4,8 @@ Keys: `pk` = `JOB#<jobId>`, `sk` = `SNAPSHOT` or `ATTEMPT#0001`. Snapshot attrib
 `by-user` (userId, updatedAt) and `by-status` (status, updatedAt); `expiresAt` is the TTL attribute (seconds since the epoch).
 """
 
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -13,11 +13,15 @@ from typing import Any
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 
-from connectors.aws import AWS_ERRORS, code_of, unavailable
+from connectors.aws import AWS_ERRORS, Clients, code_of, unavailable
+from export_service.instants import EVER
 from export_service.messages import CallbackAnswered, CallbackOutcome, JobSnapshot, JobStatus, iso_millis
 from export_service.ports import Attempt, Planned, among, overtaken
 from export_service.redaction import fingerprint
+from export_service.settings import Settings
 
+_PAGE = 500
+"""Items asked for at a time, where those of other statuses are among them."""
 _serialize = TypeSerializer().serialize
 _deserialize = TypeDeserializer().deserialize
 
@@ -152,6 +156,35 @@ class DynamoTable:
         """His jobs, likewise."""
         return await self._snapshots("by-user", "userId", {":value": user_id}, since)
 
+    async def newest(
+        self, most: int, statuses: Collection[JobStatus], *, user_id: str | None = None, since: datetime = EVER
+    ) -> list[JobSnapshot]:
+        """Jobs with one of these statuses, those that moved last first. From the indexes, which may be a moment behind; it reads the items
+        that it returns, once for each status; of a user's jobs also those of other statuses that moved later."""
+        found: dict[str, JobSnapshot] = {}
+        # In the order in which jobs go through them: one that moves on meanwhile is seen twice rather than never.
+        for status in (None,) if user_id is not None else [each for each in JobStatus if each in statuses]:
+            index, name, value = ("by-user", "userId", user_id) if status is None else ("by-status", "status", status.value)
+            items = self._query(
+                IndexName=index,
+                KeyConditionExpression="#name = :value AND updatedAt >= :since",
+                ExpressionAttributeNames={"#name": name},
+                ExpressionAttributeValues=_values({":value": value, ":since": iso_millis(since)}),
+                ScanIndexForward=False,
+                Limit=most if user_id is None else max(most, _PAGE),
+            )
+            number = 0
+            async for item in items:
+                job = JobSnapshot.model_validate(item)
+                if job.status not in statuses:
+                    continue
+                known = found.get(job.job_id)
+                if known is None or (known.attempt, known.version) < (job.attempt, job.version):
+                    found[job.job_id] = job
+                if (number := number + 1) == most:
+                    break
+        return sorted(found.values(), key=lambda job: (job.updated_at, job.job_id), reverse=True)[:most]
+
     async def asked(self, job_id: str) -> list[tuple[int, datetime]]:
         """Attempts that are published, and when each was received. Without their tokens."""
         items = self._query(
@@ -224,6 +257,13 @@ class DynamoTable:
 
 class _ConditionFailed(Exception):
     pass
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[DynamoTable]:
+    """The settings' table, for who needs nothing else of AWS."""
+    async with Clients(settings.aws).open("dynamodb") as client:
+        yield DynamoTable(client, settings.table.name, timedelta(days=settings.table.ttl_days))
 
 
 def _with_token(attempts: list[Attempt], token: str | None) -> Attempt | None:

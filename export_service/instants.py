@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 
+EVER = datetime(1970, 1, 1, tzinfo=UTC)
 _AGO = re.compile(r"^(\d+(?:\.\d+)?)\s*(s|min|m|h|d)(?: ago)?$")
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 

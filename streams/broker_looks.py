@@ -3,38 +3,21 @@ commits nothing."""
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from io import BytesIO
-from typing import Any
 
 from aiokafka import TopicPartition
-from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import KafkaError
-from aiokafka.protocol.admin import DescribeGroupsRequest_v2
-from aiokafka.protocol.api import Request
 
-from export_service.console.now import Group, Member, Place
-from export_service.settings import ROLES, Settings
+from export_service.settings import Settings
 from export_service.verify.evidence import READERS, Bounds
+from streams.group_members import Group, Place, groups
 from streams.kafka_client import unreachable
 from streams.onlooker import onlooker, record_times
 from streams.topics import short_names, topics
 
 _AGE_SECONDS = 1.0
 """For the first records of all partitions that wait; what does not come by then is asked for again at the next look."""
-
-
-class _DescribeGroups(Request[DescribeGroupsRequest_v2]):
-    """As aiokafka's, but for version 3: there it reads the answer as if it were of version 2, and fails."""
-
-    API_KEY = DescribeGroupsRequest_v2.API_KEY
-
-    def __init__(self, group: str) -> None:
-        self._group = group
-
-    def build(self, version: type[DescribeGroupsRequest_v2]) -> DescribeGroupsRequest_v2:
-        return version([self._group])
 
 
 class BrokerLooks:
@@ -99,30 +82,9 @@ class BrokerLooks:
 
     async def groups(self) -> list[Group]:
         """In flow order."""
-        ids = {f"{self._settings.app_id}-{role}": role for role in ROLES if role != "connector"}
         try:
-            answers = await asyncio.gather(*map(self._describe, ids))
+            return await groups(self._settings, self._admin)
         except (TimeoutError, KafkaError) as error:
             if isinstance(error, KafkaError) and error.retriable:
                 return []
             raise unreachable(self._settings, error) from None
-        found = {each["group"]: each for answer in answers for each in answer.to_object()["groups"]}
-        return [
-            Group(role, found[name]["state"], tuple(self._members(role, found[name]["members"])))
-            for name, role in ids.items()
-            if name in found
-        ]
-
-    async def _describe(self, group: str) -> Any:
-        node = await self._admin.find_coordinator(group)
-        return await self._admin._send_request(_DescribeGroups(group), node)
-
-    def _members(self, role: str, members: Iterable[Mapping[str, Any]]) -> Iterable[Member]:
-        for each in sorted(members, key=lambda each: str(each["member_id"])):
-            places = []
-            if each["member_assignment"]:
-                assigned = ConsumerProtocolMemberAssignment.decode(BytesIO(each["member_assignment"])).partitions()
-                # Of a table's worker also those of the changelog, which it reads and nobody commits.
-                places = [Place(self._names[at.topic], at.partition) for at in assigned if at.topic in self._names]
-            kept = [place for place in sorted(places) if not place.topic.endswith("changelog")]
-            yield Member(role, each["member_id"], each["client_host"].removeprefix("/"), tuple(kept))

@@ -14,6 +14,7 @@ from connectors.aws import Clients
 from connectors.dynamodb import DynamoTable
 from connectors.sources import Sources
 from export_service.failures import ExportError, PlanError
+from export_service.instants import EVER
 from export_service.messages import AttemptOpened, ExportRequested, JobSnapshot, JobStatus, TaskResults
 from export_service.readers import Unreadable, read_event
 from export_service.redrive import Changes, FailedJob, again, failed_job
@@ -30,12 +31,11 @@ FAILED = (JobStatus.COMPLETED_WITH_FAILURES, JobStatus.FAILED)
 """Not CANCELLED: somebody wanted that."""
 _MOST_BYTES = 4 * 1024 * 1024
 """Of a request with a list of files; a record may have twice that."""
-_EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def select(settings: Settings, since: datetime | None, user: str | None) -> list[str]:
     """Jobs whose last attempt has failed, from the table. Raises Unavailable."""
-    since = since or _EVER
+    since = since or EVER
     async with Clients(settings.aws).open("dynamodb") as client:
         table = _table(settings, client)
         found: list[JobSnapshot] = []

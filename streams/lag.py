@@ -6,8 +6,8 @@ Each worker asks for the groups of its own roles; one with the watch for all, so
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
+from contextlib import aclosing, suppress
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -36,10 +36,17 @@ _NO_NEWS = 3
 
 
 class Lag(NamedTuple):
-    """`at`: time of the next record that is not committed, in seconds since the epoch; None: there is none, or it is not known yet."""
+    """`at`: time of the next record that is not committed, in seconds since the epoch; None: there is none, or it is not known yet.
+    `end`: the offset after the last record. `committed` is None if nothing is."""
 
     records: int
     at: float | None
+    end: int
+    committed: int | None
+
+    def seconds(self, now: float) -> float | None:
+        """Its age; 0 if nothing waits."""
+        return max(0.0, now - self.at) if self.at is not None else None if self.records else 0.0
 
 
 def groups(names_: Topics, roles: Collection[str]) -> dict[str, TopicSpec]:
@@ -77,8 +84,8 @@ class Lags:
         for (role, place), lag in self.found.items():
             labels = (role, place.topic.removeprefix(self._prefix), str(place.partition))
             yield Sample(names.LAG, lag.records, labels)
-            if lag.at is not None or not lag.records:
-                yield Sample(names.LAG_SECONDS, max(0.0, now - lag.at) if lag.at is not None else 0.0, labels)
+            if (age := lag.seconds(now)) is not None:
+                yield Sample(names.LAG_SECONDS, age, labels)
 
     async def run(self) -> None:
         """Until it is cancelled. Who looks on must not end what he looks at: whatever fails, the lags are not known for a while."""
@@ -90,7 +97,12 @@ class Lags:
                 await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _run(self) -> None:
-        """Raises Unavailable."""
+        async with aclosing(self.looks(self._settings.metrics.lag_seconds)) as looks:
+            async for _ in looks:
+                pass
+
+    async def looks(self, every: float) -> AsyncGenerator[None, None]:
+        """After each look, of which there is one in `every` seconds. Raises Unavailable."""
         try:
             async with onlooker(self._settings) as (admin, consumer):
                 while True:
@@ -98,7 +110,8 @@ class Lags:
                     with suppress(GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError):
                         async with asyncio.timeout(self._settings.kafka.request_timeout_seconds):
                             await self.look(admin, consumer)
-                    await asyncio.sleep(self._settings.metrics.lag_seconds)
+                        yield
+                    await asyncio.sleep(every)
         except (TimeoutError, KafkaError) as error:
             raise unreachable(self._settings, error) from None
 
@@ -114,7 +127,8 @@ class Lags:
             committed = await admin.list_consumer_group_offsets(f"{self._settings.app_id}-{role}")
             first, end = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
             for place in places:
-                done = max(first[place], committed[place].offset if place in committed else 0)
+                said = committed[place].offset if place in committed and committed[place].offset >= 0 else None
+                done = max(first[place], said or 0)
                 ends[Place(place.topic, place.partition)] = end[place]
                 at, known = None, self._next.get((role, place))
                 if done < end[place]:
@@ -122,7 +136,7 @@ class Lags:
                         at = known[1]
                     else:
                         wanted[place] = (role, done)
-                found[role, place] = Lag(max(0, end[place] - done), at)
+                found[role, place] = Lag(max(0, end[place] - done), at, end[place], said)
         for place, at in (await record_times(consumer, {place: each[1] for place, each in wanted.items()}, _FETCH_SECONDS)).items():
             role, offset = wanted[place]
             self._next[role, place] = (offset, at)

@@ -7,8 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from connectors.aws import Clients
-from connectors.dynamodb import DynamoTable
+from connectors.dynamodb import DynamoTable, opened
 from export_service.failures import ExportError
 from export_service.history.actions import Action
 from export_service.history.selection import Selection
@@ -65,8 +64,7 @@ async def prepared(
     settings: Settings, selection: Selection, mode: Mode, resume: str | None = None, progress: Progress = silent
 ) -> AsyncIterator[Prepared]:
     """Raises ExportError: a job that is named is not known, or cannot be folded; SettingsError, Unavailable. Nothing is changed by it."""
-    async with TopicRanges(settings) as ranges, Clients(settings.aws).open("dynamodb") as client:
-        table = DynamoTable(client, settings.table.name, timedelta(days=settings.table.ttl_days))
+    async with TopicRanges(settings) as ranges, opened(settings) as table:
         done: set[str] = set()
         if resume is not None:
             mode, selection, done = await done_before(settings, resume)

@@ -15,6 +15,9 @@ SESSION = "docs/start.md"
 BESIDE = (
     "config",
     "status",
+    "jobs",
+    "watch",
+    "workers",
     "explain",
     "export",
     "replay",

@@ -15,6 +15,8 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Why = Annotated[str | None, typer.Option(help="Why; kept on the topic `operations`.")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Look again and again, until Ctrl-C.")]
+Every = Annotated[float, typer.Option(min=0.2, max=3600, help="Seconds between two looks.")]
 T = TypeVar("T")
 
 

@@ -5,19 +5,18 @@ import json
 import sys
 import uuid
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from export_service.failures import ExportError, SettingsError
+from export_service.cli.asking import Json
+from export_service.cli.job_view import as_object
+from export_service.cli.watch import run, unknown
+from export_service.failures import SettingsError
 from export_service.messages import JobCancelled, JobSnapshot
 from export_service.requests import Policy, parse
 from export_service.settings import Settings, load
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 def submit(
@@ -55,21 +54,27 @@ def status(
     missing: Annotated[
         bool, typer.Option("--missing", help="Also which tasks have no outcome, and what waits; reads Kafka.")
     ] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Until it ends, as the command `watch` does.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show where a job stands. Exit code 1 if it is not known.
 
     Example: export-service status 550e8400-e29b-41d4-a716-446655440000 --missing
     """
+    if watch:
+        if missing:
+            raise typer.BadParameter("--watch shows no missing tasks; leave one of the two out", param_hint="--missing")
+        return run(load(), job_id, 0.0, 1.0, as_json=as_json)
     snapshot = asyncio.run(known_snapshot(job_id))
-    fields = snapshot.model_dump(mode="json", exclude={"v", "type"}, exclude_none=True)
+    fields = as_object(snapshot)
     if missing and not snapshot.status.terminal:
         fields |= asyncio.run(_explain(job_id))
     if as_json:
         sys.stdout.write(json.dumps(fields) + "\n")
-        return
+        return None
     for name, value in fields.items():
         sys.stdout.write(f"{name:<15} {value}\n")
+    return None
 
 
 def cancel(
@@ -127,13 +132,10 @@ async def _send(queue_url: str, body: str) -> None:
 
 async def known_snapshot(job_id: str) -> JobSnapshot:
     """Raises ExportError for a job that is not known."""
-    from connectors.aws import Clients
-    from connectors.dynamodb import DynamoTable
+    from connectors.dynamodb import opened
 
-    settings = load()
-    async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(Clients(settings.aws).open("dynamodb"))
-        found = await DynamoTable(client, settings.table.name, timedelta(days=settings.table.ttl_days)).get(job_id)
+    async with opened(load()) as table:
+        found = await table.get(job_id)
     if found is None:
-        raise ExportError(f"job {job_id} is not known in the table (EXPORT_TABLE_NAME); it may not have started yet")
+        raise unknown(job_id)
     return found

@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong settings, 130 Ctrl-C.
 """
 
+import logging
 import sys
 import traceback
 from typing import Annotated
@@ -54,6 +55,7 @@ def registered() -> typer.Typer:
         doctor,
         explain,
         export,
+        job_list,
         jobs,
         limits,
         redrive,
@@ -62,15 +64,20 @@ def registered() -> typer.Typer:
         sweep,
         topics,
         verify,
+        watch,
         worker,
+        workers,
     )
 
     app.command("demo")(demo.demo)
     app.add_typer(dev.app, name="dev")
     app.command("console")(console.console)
     app.command("worker")(worker.worker)
+    app.command("workers")(workers.workers)
     app.command("submit")(jobs.submit)
+    app.command("jobs")(job_list.jobs)
     app.command("status")(jobs.status)
+    app.command("watch")(watch.watch)
     app.command("cancel")(jobs.cancel)
     app.command("redrive")(redrive.redrive)
     app.command("rewind")(rewind.rewind)
@@ -91,6 +98,8 @@ def registered() -> typer.Typer:
 def run() -> None:
     """The console script. A failure that we know is one sentence, not a traceback."""
     make_importable()
+    # What its clients say of a broker that is away, our own sentence says. A worker has handlers for it.
+    logging.getLogger("aiokafka").addHandler(logging.NullHandler())
     try:
         registered()(prog_name="export-service")
     except SettingsError as error:

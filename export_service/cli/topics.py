@@ -4,15 +4,16 @@ import asyncio
 import json
 import sys
 from datetime import timedelta
-from typing import Annotated
 
 import typer
 
+from export_service.cli import lag
+from export_service.cli.asking import Json
 from export_service.messages import iso_millis
 from export_service.settings import load
 
 app = typer.Typer(no_args_is_help=True, help="The topics of the pipeline.")
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+app.command()(lag.lag)
 
 
 @app.command()

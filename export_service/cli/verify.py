@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 import textwrap
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,9 +14,11 @@ from export_service.cli.bars import bar
 from export_service.failures import ExportError, SettingsError, Unavailable
 from export_service.settings import Settings, load
 from export_service.verify.evidence import TOPICS, Evidence
-from export_service.verify.gather import Access, Scope, gather
-from export_service.verify.topics import Progress, StalledReading
 from export_service.verify.verdict import Verdict, judge
+
+if TYPE_CHECKING:
+    from export_service.verify.gather import Scope
+    from export_service.verify.topics import Progress
 
 _SHOWN = 20
 
@@ -41,6 +43,9 @@ def verify(
 
     Example: export-service verify --all --settled --wait 60
     """
+    # It brings AWS's and Kafka's clients, which no other command and no completion should wait for.
+    from export_service.verify.gather import Scope
+
     if sum((all_jobs, job_id is not None, since is not None)) != 1:
         raise typer.BadParameter("give a JOB, --all, or --since")
     begin = moment("--since", since)
@@ -56,12 +61,14 @@ def verify(
         raise typer.Exit(1)
 
 
-async def collect(settings: Settings, scope: Scope, known: Evidence, progress: Progress) -> Evidence:
+async def collect(settings: Settings, scope: "Scope", known: Evidence, progress: "Progress") -> Evidence:
     """The evidence, through the service's own connections. Raises ExportError and those below it."""
     from aiokafka.errors import KafkaError
     from botocore.exceptions import BotoCoreError, ClientError
 
     from connectors.aws import Clients, code_of
+    from export_service.verify.gather import Access, gather
+    from export_service.verify.topics import StalledReading
     from streams.kafka_client import connection, unreachable
 
     try:

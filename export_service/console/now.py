@@ -7,36 +7,13 @@ from typing import NamedTuple
 
 from export_service.messages import DownloadDemand
 from export_service.verify.evidence import READERS, Bounds
+from streams.group_members import Group, Place
 
 KEPT = 1800
 """Samples: an hour, at one each two seconds."""
 _RATE_SAMPLES = 5
 FLOW = tuple(READERS)
 """Topics that somebody commits offsets of, so that they have a lag."""
-
-
-class Place(NamedTuple):
-    """A partition, by its topic's short name."""
-
-    topic: str
-    partition: int
-
-
-class Member(NamedTuple):
-    """Of a consumer group. `places`: the partitions that it was given, but for those of changelogs."""
-
-    role: str
-    name: str
-    host: str
-    places: tuple[Place, ...]
-
-
-class Group(NamedTuple):
-    """`state` as the broker names it, such as Stable or Empty."""
-
-    role: str
-    state: str
-    members: tuple[Member, ...]
 
 
 class Sample(NamedTuple):

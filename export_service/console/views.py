@@ -7,11 +7,13 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from export_service import __version__
-from export_service.console import pictures, words
-from export_service.console.now import FLOW, Now, Place
+from export_service import __version__, words
+from export_service.console import pictures
+from export_service.console.filters import FILTERS
+from export_service.console.now import FLOW, Now
 from export_service.console.seen_jobs import GROUPS, SeenJobs, Wanted
 from export_service.redaction import without_secrets
+from streams.group_members import Place
 
 Query = Mapping[str, str]
 
@@ -24,7 +26,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= words.FILTERS
+    found.filters |= FILTERS
     # Anything that people write may quote a URL: a cause, an export's name.
     found.filters["safely"] = lambda text: "–" if text is None else without_secrets(str(text))
     found.globals |= {"version": __version__, "levels": pictures.LEVELS, "groups": list(GROUPS), "flow": FLOW}

@@ -1,7 +1,7 @@
 """A job at any instant, from its records alone: where it stands, how it came there, what is missing and why, and what to do next."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -106,27 +106,40 @@ def _unknown(job: JobRecords, at: datetime, *, now: bool) -> str:
     return f"job {job.job_id} is on no topic (EXPORT_TOPICS_PREFIX): it was not accepted, or retention has removed it{more}"
 
 
-def failures(moves: list[Moved]) -> list[Failed]:
-    """Of the newest run, most frequent first. A task that failed and succeeded later is none."""
-    if not moves:
-        return []
-    state = moves[-1].after
-    last: dict[int, tuple[str, str, str]] = {}
-    for moved in moves:
-        if not isinstance(moved.event, TaskResults) or moved.after.run != state.run or moved.after.offset != moved.raw.offset:
-            continue
+class Failures:
+    """Of a job's newest run, told one record after the other. A task that failed and succeeded later is none."""
+
+    def __init__(self) -> None:
+        self._run: int | None = None
+        self._last: dict[int, tuple[str, str, str]] = {}
+
+    def add(self, moved: Moved) -> None:
+        if moved.after.run != self._run:
+            self._run, self._last = moved.after.run, {}
+        if not isinstance(moved.event, TaskResults) or moved.after.offset != moved.raw.offset:
+            return
         for result in moved.event.results:
             if result.outcome is Outcome.SUCCEEDED:
-                last[result.index] = ("", "", "")
-            elif result.outcome is Outcome.FAILED and last.get(result.index, ("?",))[0]:
+                self._last[result.index] = ("", "", "")
+            elif result.outcome is Outcome.FAILED and self._last.get(result.index, ("?",))[0]:
                 said = f"task {result.index}, {result.name}: {result.message or 'no message'}"
-                last.setdefault(result.index, (result.error or "Failed", said, moved.raw.place))
-    found: dict[str, Failed] = {}
-    for error, said, place in last.values():
-        if error:
-            known = found.get(error, Failed(error, 0, said, place))
-            found[error] = Failed(error, known.number + 1, known.first, known.place)
-    return sorted(found.values(), key=lambda each: -each.number)
+                self._last.setdefault(result.index, (result.error or "Failed", said, moved.raw.place))
+
+    def by_error(self) -> list[Failed]:
+        """Most frequent first."""
+        found: dict[str, Failed] = {}
+        for error, said, place in self._last.values():
+            if error:
+                known = found.get(error, Failed(error, 0, said, place))
+                found[error] = Failed(error, known.number + 1, known.first, known.place)
+        return sorted(found.values(), key=lambda each: -each.number)
+
+
+def failures(moves: Iterable[Moved]) -> list[Failed]:
+    found = Failures()
+    for moved in moves:
+        found.add(moved)
+    return found.by_error()
 
 
 def _next(job: JobRecords, state: JobState | None, found: list[Gap], *, now: bool) -> tuple[str, str]:

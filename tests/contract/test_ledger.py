@@ -232,3 +232,29 @@ async def test_jobs_are_found_by_status_and_by_user(dynamo: Dynamo) -> None:
     assert {each.job_id for each in await table.of_status(failed, NOW)} == {"j0", "j1"}
     assert {each.job_id for each in await table.of_status(failed, NOW + timedelta(minutes=1))} == {"j1"}
     assert {each.job_id for each in await table.of_user("u1", NOW)} == {"j0", "j2"}
+
+
+async def test_the_newest_jobs_come_first_of_all_of_a_user_or_of_some_statuses(dynamo: Dynamo) -> None:
+    table, _ = dynamo.tables
+    kinds = tuple(JobStatus)
+    for number in range(12):
+        job = JobSnapshot(
+            job_id=f"j{number:02}",
+            attempt=1,
+            version=1,
+            user_id=f"u{number % 2}",
+            status=kinds[number % len(kinds)],
+            updated_at=NOW + timedelta(minutes=number),
+        )
+        await table.put(job)
+
+    async def newest(most: int, *statuses: JobStatus, **more: Any) -> list[int]:
+        return [int(each.job_id[1:]) for each in await table.newest(most, statuses or kinds, **more)]
+
+    assert await newest(100) == list(range(11, -1, -1))
+    assert await newest(3) == [11, 10, 9]
+    assert await newest(3, JobStatus.PENDING, JobStatus.FAILED) == [10, 6, 4]
+    assert await newest(100, user_id="u1") == [11, 9, 7, 5, 3, 1]
+    assert await newest(1, JobStatus.RUNNING, user_id="u1") == [7]
+    assert await newest(100, since=NOW + timedelta(minutes=10)) == [11, 10]
+    assert await newest(5, user_id="nobody") == []

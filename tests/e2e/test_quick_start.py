@@ -20,6 +20,7 @@ from tests.snippets import BESIDE, NOT_BESIDE, ROOT, SESSION, blocks, commands
 pytestmark = pytest.mark.e2e
 REFUSED = {
     "explain JOB --at 15m": "no record of the job is older",
+    "watch JOB": "a file of the job is missing",
 }
 _ID = re.compile(r"^(?:JOB|JOB_ID|550e8400-e29b-41d4-a716-446655440000)$")
 

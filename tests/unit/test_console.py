@@ -18,19 +18,20 @@ from export_service.cli.console import console
 from export_service.console.app import Console
 from export_service.console.costly import Costly
 from export_service.console.histories import place
-from export_service.console.now import Now, Place
+from export_service.console.now import Now
 from export_service.console.pictures import MOST_CELLS, chart, grid, waterfall
 from export_service.console.seen_jobs import PAGE, SeenJobs, Wanted
 from export_service.console.sessions import Sessions, known_host, ours
 from export_service.console.shown_records import shown
-from export_service.console.words import number, size, span
 from export_service.failures import ExportError, SettingsError
 from export_service.history.timeline import Stage
 from export_service.messages import JobSnapshot, JobStatus
 from export_service.settings import load
 from export_service.shards import SHARD_TASKS, Shard
 from export_service.verify.evidence import Bounds, Raw
+from export_service.words import number, size, span
 from streams.console_feed import ConsoleFeed
+from streams.group_members import Place
 
 NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 TOKEN = "a-token-of-some-length"
@@ -382,5 +383,5 @@ def test_everything_that_is_served_is_in_the_package() -> None:
 
 
 def test_aiokafka_still_reads_version_3_of_group_descriptions_as_version_2() -> None:
-    """If this fails, `_DescribeGroups` in streams/broker_looks.py may go."""
+    """If this fails, `_DescribeGroups` in streams/group_members.py may go."""
     assert DescribeGroupsRequest_v3.RESPONSE_TYPE is DescribeGroupsResponse_v2

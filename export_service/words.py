@@ -1,20 +1,19 @@
-"""Numbers, sizes and times as people read them: the filters of the templates."""
+"""Numbers, sizes, times and texts as people read them."""
 
-from collections.abc import Callable, Mapping
-from datetime import datetime
-from typing import Any
+MISSING = "–"
 
 
 def number(value: float | None) -> str:
     """`1,234`; of a rate below ten also one digit after the point."""
     if value is None:
-        return "–"
+        return MISSING
     return f"{value:,.1f}" if isinstance(value, float) and 0 < value < 10 else f"{value:,.0f}"
 
 
 def size(value: float | None) -> str:
+    """Of bytes."""
     if value is None:
-        return "–"
+        return MISSING
     for unit in ("B", "KB", "MB", "GB", "TB"):
         if value < 1000 or unit == "TB":
             return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"
@@ -24,7 +23,7 @@ def size(value: float | None) -> str:
 
 def span(seconds: float | None) -> str:
     if seconds is None:
-        return "–"
+        return MISSING
     if seconds < 60:
         return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"
     for unit, length in (("min", 3600), ("h", 86_400), ("d", float("inf"))):
@@ -33,24 +32,6 @@ def span(seconds: float | None) -> str:
     raise AssertionError("the last unit returns")
 
 
-def clock(when: datetime | None) -> str:
-    return "–" if when is None else f"{when:%H:%M:%S}"
-
-
-def day(when: datetime | None) -> str:
-    return "–" if when is None else f"{when:%Y-%m-%d %H:%M:%S}"
-
-
-def status(value: str | None) -> str:
-    """`Completed with failures`."""
-    return (value or "accepted").replace("_", " ").capitalize()
-
-
-FILTERS: Mapping[str, Callable[[Any], str]] = {
-    "number": number,
-    "size": size,
-    "span": span,
-    "clock": clock,
-    "day": day,
-    "status": status,
-}
+def printable(text: str) -> str:
+    """What a caller has named something, on one line and without what a terminal would take for a command."""
+    return "".join(each if each.isprintable() else "�" for each in text)
