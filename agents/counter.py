@@ -15,6 +15,7 @@ from export_service.messages import (
     JobCancelled,
     JobCompleted,
     JobEvent,
+    JobSnapshot,
     Record,
     ResultsRange,
     TaskResults,
@@ -46,6 +47,9 @@ class Counter:
 
     def __init__(self, jobs: Jobs, shards: Shards, topics: Topics, snapshot_every: timedelta, told: Told = lambda *_: None) -> None:
         self._jobs, self._shards, self._topics, self._every, self._told = jobs, shards, topics, snapshot_every, told
+        self.untold: dict[str, JobState] = {}
+        """Jobs that have moved since their last snapshot."""
+        self._were_untold: dict[str, JobState] = {}
 
     def count(self, job_id: str, events: Sequence[Happened]) -> None:
         """Each of these of one job, in the order of their offsets; together, or else in halves."""
@@ -73,6 +77,8 @@ class Counter:
         for event, record, _ in events:
             self._told(event, step, record.timestamp)
         self._put(job_id, step.state, step)
+        if step.changed:
+            self.untold[job_id] = step.state
         return True
 
     def _count_one(self, job_id: str, event: JobEvent | JobRebuilt, record: Incoming, outputs: Outputs) -> None:
@@ -87,7 +93,10 @@ class Counter:
             state = state.but(snapshot_at=record.timestamp)
         self._put(job_id, state, step)
         if due:
+            self.untold.pop(job_id, None)
             outputs.append((self._topics.snapshots, snapshots.of(job_id, state)))
+        elif step.changed:
+            self.untold[job_id] = state
         if step.reruns and isinstance(event, AttemptOpened):
             outputs.append((self._topics.requests, _rerun(event.request, state, shard)))
         if step.cancels:
@@ -95,6 +104,14 @@ class Counter:
             outputs.append((self._topics.cancellations, cancelled))
         if step.completes:
             outputs.append((self._topics.completions, _completed(job_id, state, record.place.partition)))
+
+    def still(self) -> list[JobSnapshot]:
+        """Of jobs that have moved since their last snapshot, and not since this was last asked: no event will tell of them soon."""
+        still = {job_id: state for job_id, state in self.untold.items() if self._were_untold.get(job_id) is state}
+        for job_id in still:
+            del self.untold[job_id]
+        self._were_untold = self.untold.copy()
+        return [snapshots.of(job_id, state) for job_id, state in still.items()]
 
     def _shard_of(self, job_id: str) -> ReadShard:
         return partial(self._shards.get, job_id)

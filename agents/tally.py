@@ -40,7 +40,7 @@ class Tally:
         told: Told,
     ) -> None:
         self._counter, self._together = Counter(jobs, shards, topics, snapshot_every, told), together
-        self._publisher, self._dead_letters = publisher, dead_letters
+        self._publisher, self._dead_letters, self._snapshots = publisher, dead_letters, topics.snapshots.name
 
     async def handle(self, taken: Sequence[Taken]) -> None:
         by_job: dict[str, list[Happened]] = {}
@@ -62,6 +62,17 @@ class Tally:
             self._together.add(entry, await self._send(job_id, outputs) if outputs else ())
         for record, entry, invalid in refused:
             entry.after([await self._dead_letters.put(record, invalid)])
+
+    async def flush(self, *, owned: bool) -> list["asyncio.Future[Any]"]:
+        """Tell of jobs that stand still before their next snapshot was due; unless somebody else has them now."""
+        if not owned:
+            self._counter.untold.clear()
+        elif self._counter.untold:
+            self._together.again()
+        return [
+            await self._publisher.send(self._snapshots, snapshot.job_id.encode(), snapshot.to_bytes())
+            for snapshot in self._counter.still()
+        ]
 
     async def _send(self, job_id: str, outputs: Outputs) -> list["asyncio.Future[Any]"]:
         return [await self._publisher.send(topic.name, job_id.encode(), output.to_bytes()) for topic, output in outputs]

@@ -23,13 +23,10 @@ from export_service.backoff import until_available
 from export_service.samples import Sample
 from export_service.settings import Settings
 from streams.ack_window import Place
-from streams.kafka_client import asker
-from streams.offsets import bounds, committed, partitions, written
-from streams.reading import outsider
+from streams.offsets import bounds, committed, partitions
+from streams.onlooker import onlooker, record_times
 from streams.topics import Topics, TopicSpec
 
-_FETCH_BYTES = 16 * 1024
-"""Of one partition: one record is wanted. A batch that is larger comes alone."""
 _FETCH_SECONDS = 5.0
 _AGAIN_SECONDS = 60.0
 _NO_NEWS = 3
@@ -110,7 +107,7 @@ class Lags:
 
     async def looks(self, every: float) -> AsyncGenerator[None, None]:
         """After each look, of which there is one in `every` seconds. Raises Unavailable."""
-        async with outsider(self._settings, _FETCH_BYTES) as consumer, asker(self._settings) as admin:
+        async with onlooker(self._settings) as (admin, consumer):
             while True:
                 # A broker that nobody has used yet makes its topic of commits when it is first asked for them.
                 with suppress(GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError):
@@ -136,11 +133,10 @@ class Lags:
                     else:
                         wanted[place] = (role, each.done)
                 found[role, place] = Lag(each.lag, at, each.end, each.committed)
-        times = await written(consumer, {place: offset for place, (_, offset) in wanted.items()}, _FETCH_SECONDS)
-        for place, millis in times.items():
+        for place, at in (await record_times(consumer, {place: each[1] for place, each in wanted.items()}, _FETCH_SECONDS)).items():
             role, offset = wanted[place]
-            self._next[role, place] = (offset, millis / 1000)
-            found[role, place] = found[role, place]._replace(at=millis / 1000)
+            self._next[role, place] = (offset, at)
+            found[role, place] = found[role, place]._replace(at=at)
         self.found = found
         self._looked = time.monotonic()
         self._told(ends)

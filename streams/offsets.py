@@ -1,7 +1,6 @@
 """Where partitions begin and end, and what is committed, by the broker's word."""
 
-import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -31,21 +30,3 @@ async def bounds(
     """
     begins, ends = await consumer.beginning_offsets(list(places)), await consumer.end_offsets(list(places))
     return {place: Bounds(begins[place], ends[place], done.get(place)) for place in places}
-
-
-async def written(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int], seconds: float) -> dict[TopicPartition, int]:
-    """Timestamp, in ms, of the record at each offset, or of the first one after it; only of those that come within `seconds`."""
-    found: dict[TopicPartition, int] = {}
-    if not offsets:
-        return found
-    consumer.assign(list(offsets))
-    for place, offset in offsets.items():
-        consumer.seek(place, offset)
-    left, deadline = set(offsets), time.monotonic() + seconds
-    while left and time.monotonic() < deadline:
-        for place, records in (await consumer.getmany(*left, timeout_ms=200)).items():
-            found[place] = records[0].timestamp
-            left.discard(place)
-            consumer.pause(place)
-    consumer.pause(*left)
-    return found

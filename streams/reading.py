@@ -12,41 +12,16 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from export_service.failures import Unavailable
 from export_service.settings import Settings
-from streams.kafka_client import connection, kafka_errors
+from streams.onlooker import outsider
 from streams.topics import TopicSpec, declare
 
-LARGE_FETCH = 1024 * 1024
-"""Bytes of a partition that are asked for at a time."""
 STALLED_SECONDS = 60.0
 _WAIT_MS = 500
 
 
 @asynccontextmanager
-async def outsider(settings: Settings, fetch_bytes: int = LARGE_FETCH, wait_ms: int = 20) -> AsyncIterator[AIOKafkaConsumer]:
-    """A consumer of no group. What Kafka refuses inside becomes Unavailable.
-
-    Args:
-        wait_ms: how long a fetch waits at the end of a topic. When the next one is to be read, on the same connection, it waits still.
-    """
-    consumer = AIOKafkaConsumer(
-        **connection(settings),
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        max_partition_fetch_bytes=fetch_bytes,
-        fetch_max_wait_ms=wait_ms,
-    )
-    with kafka_errors(settings):
-        try:
-            await consumer.start()
-            await asyncio.sleep(0)  # what it has started cannot be stopped before it has begun
-            yield consumer
-        finally:
-            await consumer.stop()
-
-
-@asynccontextmanager
 async def reader(settings: Settings, *specs: TopicSpec) -> AsyncIterator[AIOKafkaConsumer]:
-    """The same.
+    """A consumer of no group. What Kafka refuses inside becomes Unavailable.
 
     Raises SettingsError: one of `specs` is missing, or has another number of partitions. None is created.
     """

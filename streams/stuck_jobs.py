@@ -11,9 +11,9 @@ from aiokafka import AIOKafkaConsumer
 
 from export_service.missing import missing
 from export_service.settings import Settings
-from streams.kafka_client import asker
 from streams.offsets import bounds, committed, partitions
-from streams.reading import outsider, partition_of, read
+from streams.onlooker import LARGE_FETCH, onlooker
+from streams.reading import partition_of, read
 from streams.topics import Topics
 from tables.decoded import Values
 from tables.jobs import Jobs
@@ -25,7 +25,7 @@ _SECONDS = 300
 
 async def explain(settings: Settings, names: Topics, job_ids: Collection[str]) -> Mapping[str, Mapping[str, Any]]:
     """Fields for a line of the log, by job. Raises Unavailable."""
-    async with outsider(settings) as consumer, asker(settings) as admin, asyncio.timeout(_SECONDS):
+    async with onlooker(settings, LARGE_FETCH) as (admin, consumer), asyncio.timeout(_SECONDS):
         lag = {}
         for step, topic in {"plan": names.requests.name, "download": names.tasks.name, "tally": names.results.name}.items():
             done = await committed(admin, f"{settings.app_id}-{step}")

@@ -43,6 +43,10 @@ class Together:
         if len(self._entries) >= MOST:
             self._many.set()
 
+    def again(self) -> None:
+        """Flush once more, also if no record comes."""
+        self._some.set()
+
     async def run(self) -> None:
         """Until it is cancelled. Raises what a send raises."""
         while True:

@@ -15,9 +15,10 @@ from aiokafka.errors import KafkaError
 
 from export_service.settings import Settings
 from export_service.verify.evidence import READERS, Bounds, Raw
-from streams.kafka_client import asker, kafka_errors
+from streams.kafka_client import kafka_errors
 from streams.offsets import bounds, committed, partitions
-from streams.reading import LARGE_FETCH, outsider, portions
+from streams.onlooker import LARGE_FETCH, onlooker
+from streams.reading import portions
 from streams.topics import declare, short_names, topics
 
 SMALL_FETCH = 64 * 1024
@@ -50,15 +51,13 @@ class TopicRanges:
     def __init__(self, settings: Settings, fetch_bytes: int = LARGE_FETCH) -> None:
         self._settings, self._fetch_bytes = settings, fetch_bytes
         self._specs = short_names(topics(settings))
+        self._open = AsyncExitStack()
         self._places: set[TopicPartition] = set()
         self.records: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
 
     async def __aenter__(self) -> "TopicRanges":
-        async with AsyncExitStack() as opening:
-            self._consumer = await opening.enter_async_context(outsider(self._settings, self._fetch_bytes))
-            self._admin = await opening.enter_async_context(asker(self._settings))
-            self._open = opening.pop_all()
+        self._admin, self._consumer = await self._open.enter_async_context(onlooker(self._settings, self._fetch_bytes))
         return self
 
     async def __aexit__(self, *_: object) -> None:

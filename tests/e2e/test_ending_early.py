@@ -138,3 +138,15 @@ def test_a_job_that_does_not_move_is_named_with_the_tasks_it_misses_in_this_run(
     assert json.loads(cli(world, "status", job, "--missing", "--json").stdout)["missingTasks"] == "3-4, 17"
     world.files.gate.set()
     assert world.finished(arn)["status"] == "SUCCEEDED"
+
+
+def test_a_job_that_stands_still_shows_all_that_has_ended(world: World) -> None:
+    wanted = names(12)
+    world.catalog("still", wanted)
+    world.files.held = {f"/{wanted[11]}"}
+    world.files.gate.clear()
+    world.worker(EXPORT_TALLY_SNAPSHOT_SECONDS="60")
+    arn, job = world.execute("still")
+    world.until(lambda: world.snapshot(job).get("completedTasks") == "11", "though no event comes, and no snapshot is due")
+    world.files.gate.set()
+    assert world.finished(arn)["status"] == "SUCCEEDED"

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from agents.tally import Tally
 from connectors.memory import MemoryPublisher, SystemClock
+from export_service import snapshots
 from export_service.jobs import fold
 from export_service.merging import fold_together
-from export_service.messages import AttemptOpened, JobCancelled, JobEvent, JobPlanned, Outcome, TaskResults
+from export_service.messages import AttemptOpened, JobCancelled, JobEvent, JobPlanned, JobSnapshot, Outcome, TaskResults
 from export_service.metrics import Metrics
 from export_service.settings import load
 from export_service.tally_counts import TallyCounts
@@ -153,6 +154,33 @@ def test_results_that_come_together_are_folded_once_a_job() -> None:
     state = Jobs(bench.jobs).get("job1")
     assert state is not None
     assert (state.succeeded, state.offset) == (100, len(events) - 1)
+
+
+@settings(max_examples=EXAMPLES)
+@given(events=mixed(), at_a_time=st.sampled_from([1, 3, 1000]))
+def test_jobs_that_stand_still_are_told_of_once_as_they_are(events: Events, at_a_time: int) -> None:
+    bench = Bench(Values(), Values(), 60)
+    bench.take(events, 0, [], at_a_time)
+    jobs, told = Jobs(bench.jobs), bench.publisher.records[NAMES.snapshots.name]
+    before = {key.decode(): JobSnapshot.model_validate_json(value or b"").version for key, value in told if key}
+    states = {job_id: state for job_id in before if (state := jobs.get(job_id)) is not None}
+    told.clear()
+    for _ in range(2):
+        assert not told, "an event may come in a moment, and tell"
+        asyncio.run(bench.tally.flush(owned=True))
+    moved = {job_id: snapshots.of(job_id, state) for job_id, state in states.items() if state.offset >= before[job_id]}
+    assert {(key or b"").decode(): JobSnapshot.model_validate_json(value or b"") for key, value in told} == moved
+    assert len(told) == len(moved)
+    asyncio.run(bench.tally.flush(owned=True))
+    assert len(told) == len(moved)
+
+
+def test_who_lost_his_partitions_tells_of_no_job() -> None:
+    bench = Bench(Values(), Values(), 60)
+    bench.take([PLANNED, results(1, {0: GOOD}), results(1, {1: GOOD})], 0, [])
+    for owned in (False, True, True):
+        asyncio.run(bench.tally.flush(owned=owned))
+    assert len(bench.publisher.records[NAMES.snapshots.name]) == 1
 
 
 GOOD, BAD = Outcome.SUCCEEDED, Outcome.FAILED
