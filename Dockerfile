@@ -14,11 +14,11 @@ COPY agents agents
 COPY tables tables
 COPY deploy/state-machine.asl.json deploy/state-machine.asl.json
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
-# Extras of the package: --build-arg EXTRAS=otel for traces.
-ARG EXTRAS=
+# Extras of the package: --build-arg EXTRAS=console,otel for traces too.
+ARG EXTRAS=console
 # --only-binary: Faust without its compiled stream iterator acks records unprocessed; the worker would refuse to start.
 RUN python -m venv --without-pip /opt/venv \
-    && pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: -c constraints.txt "$(ls /wheels/*.whl)${EXTRAS:+[$EXTRAS]}"
+    && pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: -c constraints.txt "$(echo /wheels/*.whl)[$EXTRAS]"
 
 FROM build AS build-emulator
 # The emulator and its Step Functions interpreter; not the whole `devstack` extra, which also brings a JRE for the embedded Kafka.
