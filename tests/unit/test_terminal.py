@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 import typer
+from aiokafka.errors import GroupAuthorizationFailedError
+from aiokafka.protocol.admin import DescribeGroupsResponse_v2
 from rich.console import RenderableType
 
 from export_service.cli import job_list, job_view, lag, terminal, watch, workers
@@ -25,6 +27,7 @@ from export_service.history.explanation import Failed
 from export_service.messages import JobSnapshot, JobStatus
 from export_service.pace import Pace
 from streams.group_members import Group, Member, Place
+from streams.group_members import _groups as members_of
 
 JOB = "550e8400-e29b-41d4-a716-446655440000"
 NOW = datetime.now(UTC)
@@ -150,6 +153,14 @@ def test_partitions_are_written_as_ranges() -> None:
     assert "plan   Empty   nobody" in "\n".join(plain(workers.view(grouped())))
     assert "results 0-2,5,7-8" in "\n".join(plain(workers.view(grouped())))
     assert workers.as_object(grouped())["roles"][1]["members"][0]["topics"] == {"results": [0, 1, 2, 5, 7, 8]}
+
+
+def test_a_group_that_the_broker_does_not_tell_of_is_not_one_without_members() -> None:
+    empty, refused = (0, "a", "Empty", "consumer", "", []), (30, "b", "", "", "", [])
+    found = members_of(DescribeGroupsResponse_v2(0, [empty, refused]))
+    assert next(found)["state"] == "Empty"
+    with pytest.raises(GroupAuthorizationFailedError):
+        next(found)
 
 
 def test_a_rate_is_of_the_last_seconds_and_falls_when_nothing_moves() -> None:
