@@ -156,8 +156,7 @@ def test_partitions_are_written_as_ranges() -> None:
 
 
 def test_a_group_that_the_broker_does_not_tell_of_is_not_one_without_members() -> None:
-    empty, refused = (0, "a", "Empty", "consumer", "", []), (30, "b", "", "", "", [])
-    found = members_of(DescribeGroupsResponse_v2(0, [empty, refused]))
+    found = members_of(DescribeGroupsResponse_v2(0, [(0, "a", "Empty", "consumer", "", []), (30, "b", "", "", "", [])]))
     assert next(found)["state"] == "Empty"
     with pytest.raises(GroupAuthorizationFailedError):
         next(found)
@@ -269,6 +268,24 @@ def test_a_terminal_that_cannot_draw_is_sent_text_alone() -> None:
     assert code == 0
     assert "\x1b" not in text
     assert text.startswith("value 0 line 0")
+
+
+@pytest.mark.parametrize(
+    ("watching", "as_json", "says"), [(0, 0, "?t?"), (1, 0, "?t?"), (0, 1, '"\\u00e9t\\u00e9"'), (1, 1, "u00e9t")]
+)
+def test_signs_that_the_output_does_not_have_end_nothing(watching: int, as_json: int, says: str) -> None:
+    script = f"""
+import asyncio
+from export_service.cli import terminal
+async def values():
+    yield "été"
+once = lambda value: [value]
+asyncio.run(terminal.show(values(), str, once, watch={watching}, as_json={as_json}, lines=once))
+"""
+    env = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "ascii:strict"}
+    ended = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert says in ended.stdout
 
 
 def test_a_resize_draws_anew() -> None:
