@@ -16,7 +16,7 @@ COPY deploy/state-machine.asl.json deploy/state-machine.asl.json
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 # --only-binary: Faust without its compiled stream iterator acks records unprocessed; the worker would refuse to start.
 RUN python -m venv --without-pip /opt/venv \
-    && pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: -c constraints.txt /wheels/*.whl
+    && pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: -c constraints.txt "$(echo /wheels/*.whl)[console]"
 
 FROM build AS build-emulator
 # The emulator and its Step Functions interpreter; not the whole `devstack` extra, which also brings a JRE for the embedded Kafka.

@@ -5,10 +5,13 @@ while the next record is on its way, and no more waits than a worker that joins,
 """
 
 import asyncio
+import os
+import platform
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from agents.download import Downloader
 from export_service.failures import Unavailable
@@ -75,4 +78,19 @@ class Demand:
         jobs = self._downloader.waiting.waiting()
         window = max(LEAST_WINDOW, wanted // max(len(jobs), 1))
         listed = {job: tasks for job, tasks in jobs.items() if 2 * tasks >= window}
-        return DownloadDemand(worker=self.worker, read=read, window=window, waiting=listed, under_way=self._downloader.busy)
+        return DownloadDemand(
+            worker=self.worker,
+            read=read,
+            window=window,
+            waiting=listed,
+            under_way=self._downloader.busy,
+            host=platform.node() or None,
+            memory=_memory(),
+        )
+
+
+def _memory() -> int | None:
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None

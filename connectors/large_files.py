@@ -244,10 +244,10 @@ class _Copy:
             self._moved()
 
     async def _hash(self) -> None:
-        # A write may have hashed what it has not told of: the copy ends when that, too, has returned.
-        while (hashed := min(self._file.hashed, self.frontier)) < self._spans.size:
+        # Not done before the last write is, which hashes first, and then notes how far it is.
+        while min(hashed := self._file.hashed, self.frontier) < self._spans.size:
             self._progress.clear()
-            if self.frontier >= min(hashed + _BEHIND, self._spans.size):
+            if hashed < self.frontier >= min(hashed + _BEHIND, self._spans.size):
                 await self._part.run(self._file.hash_to, min(self.frontier, hashed + _HASH))
                 self._moved()
             else:

@@ -33,8 +33,8 @@ still there. P is `EXPORT_TOPICS_PARTITIONS`, D is `EXPORT_TOPICS_TASK_PARTITION
 like is in [messages](messages.md), and for programs in [asyncapi.yaml](asyncapi.yaml); why they are cut like this in
 [architecture](architecture.md#topics).
 
-*People* are commands of `export-service` that change something, such as `dead-letters redrive`, `limits set` and `rewind`. `explain`,
-`export`, `replay` and `verify` may read all of them. The prefix `export.` is `EXPORT_TOPICS_PREFIX`, that of the changelogs
+*People* are commands of `export-service` that change something, such as `dead-letters redrive`, `limits set` and `rewind`. `console`,
+`explain`, `export`, `replay` and `verify` may read all of them. The prefix `export.` is `EXPORT_TOPICS_PREFIX`, that of the changelogs
 `EXPORT_APP_ID`.
 
 | Topic | Key | Carries | Partitions | Kept | Written by | Read by |

@@ -218,6 +218,10 @@ class DownloadDemand(Record):
     """Job -> its tasks that do. Without the jobs that have less than half a window."""
     under_way: int | None = None
     """Transfers. Who has none leaves his share of the fleet's bandwidth to others. None in old records."""
+    host: str | None = None
+    """Name of its machine or container."""
+    memory: int | None = None
+    """Resident bytes of its process; None where the system does not say."""
 
 
 class DownloadLimits(Record):

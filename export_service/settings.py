@@ -5,6 +5,7 @@ A secret may be given as a file: `EXPORT_KAFKA_SASL_PASSWORD_FILE=/run/secrets/k
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,8 @@ from export_service.addresses import Network, parse_networks
 from export_service.failures import SettingsError
 from export_service.prefixes import parse_prefixes
 from export_service.redaction import without_secrets
+
+_HOST_NAME = re.compile(r"[a-z0-9._-]+")
 
 ROLES = ("connector", "plan", "download", "tally", "callback", "snapshot", "watch")
 Role = Literal["connector", "plan", "download", "tally", "callback", "snapshot", "watch"]
@@ -202,6 +205,37 @@ class Metrics(Group):
         return tuple(each.strip().lower() for each in value.split(",") if each.strip()) if isinstance(value, str) else value
 
 
+class Console(Group):
+    host: Annotated[str, Field(min_length=1, description="address that the console listens on")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="0: a free one")] = 8780
+    names: Annotated[
+        Annotated[tuple[str, ...], NoDecode],
+        Field(description="host names that browsers reach it by, besides localhost and IP addresses, comma separated"),
+    ] = ()
+    token: Annotated[
+        SecretStr | None,
+        Field(
+            description="who signs in with it may cancel, redrive and replay; 16 characters or more; unset: the console only shows"
+        ),
+    ] = None
+    jobs: Annotated[int, Field(ge=100, description="jobs kept in memory, those that moved last; others are found by id")] = 20_000
+
+    @field_validator("names", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        names = tuple(part.strip().lower() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        if isinstance(names, tuple) and any(not _HOST_NAME.fullmatch(name) for name in names):
+            raise ValueError("give host names, without scheme, port and path, as console.example.com")
+        return names
+
+    @field_validator("token")
+    @classmethod
+    def _token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 16:
+            raise ValueError("it must have 16 characters or more")
+        return value
+
+
 class Log(Group):
     level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="the least that is written")] = "info"
     format: Annotated[Literal["auto", "json", "console"], Field(description="auto: console on a TTY, else json")] = "auto"
@@ -255,6 +289,7 @@ class Settings(BaseSettings):
     watch: Watch = Watch()
     worker: Worker = Worker()
     metrics: Metrics = Metrics()
+    console: Console = Console()
     log: Log = Log()
     aws: Aws = Field(default_factory=Aws)
 
@@ -306,7 +341,11 @@ def load(**overrides: object) -> Settings:
         for mistake in error.errors():
             name = "EXPORT_" + "_".join(str(part) for part in mistake["loc"]).upper()
             # A name that is not known may be a password's with a slip in it; a group's input is all of it.
-            shown = isinstance(mistake["input"], str) and mistake["type"] != "extra_forbidden" and "password" not in name.lower()
+            shown = (
+                isinstance(mistake["input"], str)
+                and mistake["type"] != "extra_forbidden"
+                and not any(word in name for word in ("PASSWORD", "TOKEN"))
+            )
             given = f"={mistake['input']!r}" if shown else ""
             lines.append(without_secrets(f"{name.rstrip('_')}{given}: {mistake['msg'].removeprefix('Value error, ')}"))
         raise SettingsError("\n".join(lines)) from None

@@ -23,12 +23,12 @@ from export_service import metric_names as names
 from export_service.backoff import until_available
 from export_service.samples import Sample
 from export_service.settings import Settings
+from export_service.verify.evidence import READERS
 from streams.ack_window import Place
-from streams.kafka_client import connection, unreachable
-from streams.topics import Topics, TopicSpec
+from streams.kafka_client import unreachable
+from streams.onlooker import onlooker, record_times
+from streams.topics import Topics, TopicSpec, short_names
 
-_FETCH_BYTES = 16 * 1024
-"""Of one partition: one record is wanted. A batch that is larger comes alone."""
 _FETCH_SECONDS = 5.0
 _AGAIN_SECONDS = 60.0
 _NO_NEWS = 3
@@ -51,14 +51,8 @@ class Lag(NamedTuple):
 
 def groups(names_: Topics, roles: Collection[str]) -> dict[str, TopicSpec]:
     """Role -> the topic whose offsets its group commits."""
-    of_all = {
-        "plan": names_.requests,
-        "download": names_.tasks,
-        "tally": names_.results,
-        "callback": names_.completions,
-        "snapshot": names_.snapshots,
-    }
-    return {role: topic for role, topic in of_all.items() if role in roles or "watch" in roles}
+    specs = short_names(names_)
+    return {role: specs[topic] for topic, role in READERS.items() if role in roles or "watch" in roles}
 
 
 class Lags:
@@ -109,29 +103,17 @@ class Lags:
 
     async def looks(self, every: float) -> AsyncGenerator[None, None]:
         """After each look, of which there is one in `every` seconds. Raises Unavailable."""
-        admin = AIOKafkaAdminClient(**connection(self._settings))
-        consumer = AIOKafkaConsumer(
-            **connection(self._settings),
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=_FETCH_BYTES,
-            fetch_max_wait_ms=50,
-        )
         try:
-            await admin.start()
-            await consumer.start()
-            while True:
-                # A broker that nobody has used yet makes its topic of commits when it is first asked for them.
-                with suppress(GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError):
-                    async with asyncio.timeout(self._settings.kafka.request_timeout_seconds):
-                        await self.look(admin, consumer)
-                    yield
-                await asyncio.sleep(every)
+            async with onlooker(self._settings) as (admin, consumer):
+                while True:
+                    # A broker that nobody has used yet makes its topic of commits when it is first asked for them.
+                    with suppress(GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError):
+                        async with asyncio.timeout(self._settings.kafka.request_timeout_seconds):
+                            await self.look(admin, consumer)
+                        yield
+                    await asyncio.sleep(every)
         except (TimeoutError, KafkaError) as error:
             raise unreachable(self._settings, error) from None
-        finally:
-            await consumer.stop()
-            await admin.close()
 
     async def look(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer) -> None:
         described = await admin.describe_topics([topic.name for topic in self._groups.values()])
@@ -155,30 +137,10 @@ class Lags:
                     else:
                         wanted[place] = (role, done)
                 found[role, place] = Lag(max(0, end[place] - done), at, end[place], said)
-        await self._times(consumer, wanted, found)
+        for place, at in (await record_times(consumer, {place: each[1] for place, each in wanted.items()}, _FETCH_SECONDS)).items():
+            role, offset = wanted[place]
+            self._next[role, place] = (offset, at)
+            found[role, place] = found[role, place]._replace(at=at)
         self.found = found
         self._looked = time.monotonic()
         self._told(ends)
-
-    async def _times(
-        self,
-        consumer: AIOKafkaConsumer,
-        wanted: Mapping[TopicPartition, tuple[str, int]],
-        found: dict[tuple[str, TopicPartition], Lag],
-    ) -> None:
-        """Of the records at these offsets, or the first ones after them; those that do not come in time are asked for the next time."""
-        if not wanted:
-            return
-        consumer.assign(list(wanted))
-        for place, (_, offset) in wanted.items():
-            consumer.seek(place, offset)
-        left, deadline = set(wanted), time.monotonic() + _FETCH_SECONDS
-        while left and time.monotonic() < deadline:
-            for place, records in (await consumer.getmany(*left, timeout_ms=200)).items():
-                role, offset = wanted[place]
-                at = records[0].timestamp / 1000
-                self._next[role, place] = (offset, at)
-                found[role, place] = found[role, place]._replace(at=at)
-                left.discard(place)
-                consumer.pause(place)
-        consumer.pause(*left)

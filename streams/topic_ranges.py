@@ -10,14 +10,14 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Any, NamedTuple
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from export_service.failures import Unavailable
 from export_service.settings import Settings
 from export_service.verify.evidence import READERS, Bounds, Raw
-from streams.kafka_client import connection, unreachable
+from streams.kafka_client import unreachable
+from streams.onlooker import onlooker
 from streams.topics import declare, short_names, topics
 
 SMALL_FETCH = 64 * 1024
@@ -58,26 +58,7 @@ class TopicRanges:
         self.bytes: Counter[str] = Counter()
 
     async def __aenter__(self) -> "TopicRanges":
-        self._admin = AIOKafkaAdminClient(**connection(self._settings))
-        self._consumer = AIOKafkaConsumer(
-            **connection(self._settings),
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=self._fetch_bytes,
-            # A fetch at the end of one topic is still waiting when the next is to be read, on the same connection.
-            fetch_max_wait_ms=20,
-        )
-        self._open.push_async_callback(self._admin.close)
-        self._open.push_async_callback(self._consumer.stop)
-        try:
-            await self._admin.start()
-            await self._consumer.start()
-        except KafkaError as error:
-            await self._open.aclose()
-            raise unreachable(self._settings, error) from None
-        except BaseException:
-            await self._open.aclose()
-            raise
+        self._admin, self._consumer = await self._open.enter_async_context(onlooker(self._settings, self._fetch_bytes))
         return self
 
     async def __aexit__(self, *_: object) -> None:

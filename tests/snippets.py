@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "deploy/README.md", *sorted((ROOT / "docs").rglob("*.md")))
-DEV = {"test", "chaos", "mutation", "release", "docs", "benchmark"}
+DEV = {"test", "chaos", "mutation", "release", "screenshots", "docs", "benchmark"}
 """What ./dev does by itself; all else it hands to export-service."""
 
 SESSION = "docs/start.md"

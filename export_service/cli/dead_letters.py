@@ -49,7 +49,7 @@ def list_letters(
     """
     wanted = Filter((), topic, job, reason, moment("--since", since), None if state == "all" else state)
     found = _find(load(), wanted)
-    show([as_object(kept, body=False) for kept in found], lambda: _table(found, state), as_json=as_json)
+    show([as_object(kept, body=False) for kept in found], lambda: table(found, state), as_json=as_json)
 
 
 @app.command(name="show")
@@ -60,7 +60,7 @@ def show_letters(
 
     Example: export-service dead-letters show 2:17
     """
-    objects = [as_object(kept, body=True) for kept in _named(load(), ids)]
+    objects = [as_object(kept, body=True) for kept in named(load(), ids)]
 
     def text() -> str:
         lines = [
@@ -113,8 +113,8 @@ def redrive(
     found = _chosen(
         settings, ids, Filter((), topic, job, reason, moment("--since", since), None if again else "open"), bool(filtered)
     )
-    planned, refused = _plan(settings, found, again=again, edit=_in_editor if edit else setting(changes) if changes else None)
-    plan("".join(map(_planned, planned)) + "".join(f"  not    {text}\n" for text in refused), as_json=as_json)
+    planned, refused = sendings(settings, found, again=again, edit=_in_editor if edit else setting(changes) if changes else None)
+    plan("".join(map(planned_text, planned)) + "".join(f"  not    {text}\n" for text in refused), as_json=as_json)
     if refused and not skip:
         raise ExportError(f"nothing was sent: {refused[0]}")
     if not planned:
@@ -157,7 +157,7 @@ def discard(
         raise ExportError(f"nothing was changed: dead letter {ended[0].id} is {ended[0].state} already")
     if not found:
         raise ExportError("no dead letter to discard; see `dead-letters list --state all`")
-    plan(_table(found, "open"), as_json=as_json)
+    plan(table(found, "open"), as_json=as_json)
     actions = []
     if not dry_run:
         from streams.letters import discard as put_away
@@ -171,7 +171,7 @@ def discard(
 def _chosen(settings: Settings, ids: Sequence[str] | None, wanted: Filter, filtered: bool) -> list[Kept]:
     if bool(ids) == filtered:
         raise typer.BadParameter("give IDs, or --topic, --job, --reason, --since or --all")
-    return _named(settings, ids) if ids else _find(settings, wanted)
+    return named(settings, ids) if ids else _find(settings, wanted)
 
 
 def _find(settings: Settings, wanted: Filter) -> list[Kept]:
@@ -180,7 +180,7 @@ def _find(settings: Settings, wanted: Filter) -> list[Kept]:
     return [kept for kept in asyncio.run(load_letters(settings, wanted.since)) if wanted.takes(kept)]
 
 
-def _named(settings: Settings, ids: Sequence[str]) -> list[Kept]:
+def named(settings: Settings, ids: Sequence[str]) -> list[Kept]:
     """Raises ExportError for one that is not there."""
     found = {kept.id: kept for kept in _find(settings, Filter(tuple(ids)))}
     if missing := [each for each in ids if each not in found]:
@@ -190,7 +190,8 @@ def _named(settings: Settings, ids: Sequence[str]) -> list[Kept]:
     return [found[each] for each in dict.fromkeys(ids)]
 
 
-def _plan(settings: Settings, found: Sequence[Kept], *, again: bool, edit: Edit | None) -> tuple[list[Sending], list[str]]:
+def sendings(settings: Settings, found: Sequence[Kept], *, again: bool, edit: Edit | None) -> tuple[list[Sending], list[str]]:
+    """What would be sent, and why others may not be. Raises SettingsError, Unavailable."""
     from streams.letters import originals
 
     if settings.queue.url is None and any(kept.place is None for kept in found):
@@ -263,13 +264,13 @@ def _progress(moved: int, waiting: int) -> None:
         sys.stderr.write(f"\r{moved} of about {waiting}{'' if moved < waiting else chr(10)}")
 
 
-def _planned(each: Sending) -> str:
+def planned_text(each: Sending) -> str:
     notes = f" ({'; '.join(each.notes)})" if each.notes else ""
     key = without_secrets((each.key or b"").decode(errors="replace"))
     return f"  {each.kept.id:<6} {each.kept.letter.source} -> {each.topic or 'sqs'}, key {key}{notes}\n"
 
 
-def _table(found: Sequence[Kept], state: str) -> str:
+def table(found: Sequence[Kept], state: str) -> str:
     if not found:
         return f"No dead letter is {state}.\n" if state != "all" else "There is no dead letter.\n"
     rows = [

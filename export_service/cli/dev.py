@@ -10,7 +10,7 @@ import typer
 
 from export_service.devstack import stack as stacks
 
-app = typer.Typer(no_args_is_help=True, help="The embedded stack: a real Kafka and an AWS emulator on this machine.")
+app = typer.Typer(no_args_is_help=True, help="The embedded stack: a real Kafka, an AWS emulator and the console on this machine.")
 
 StateDir = Annotated[Path, typer.Option("--state-dir", help="Folder for state and logs.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
@@ -30,17 +30,26 @@ def up(
     state_dir: StateDir = DEFAULT_FOLDER,
     kafka_port: Annotated[int | None, typer.Option(help="Default: a free port.")] = None,
     aws_port: Annotated[int | None, typer.Option(help="Default: a free port.")] = None,
+    console: Annotated[bool, typer.Option(help="Also the console, which shows what happens.")] = True,
+    console_port: Annotated[int | None, typer.Option(help="Default: a free port.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Start Kafka and the AWS emulator, and leave them running.
+    """Start Kafka, the AWS emulator and the console, and leave them running.
 
     Example: export-service dev up && eval "$(export-service dev env)"
     """
     running = stacks.Stack.load(state_dir)
-    already = running is not None and all(service.up for service in running.services)
+    already = running is not None and running.up
     if running is not None and not already:
         running.stop()
     stack = running if running is not None and already else asyncio.run(stacks.up(state_dir, kafka_port, aws_port, detached=True))
+    if console and not any(service.up for service in stack.services if service.name == stacks.CONSOLE):
+        try:
+            stacks.show(stack, console_port)
+        except KeyboardInterrupt:
+            if not already:
+                stack.stop()
+            raise
     if as_json:
         return say_json(_described(stack))
     say("Already up." if already else "Up.")
@@ -100,5 +109,6 @@ def _described(stack: stacks.Stack) -> dict[str, Any]:
 def _print(stack: stacks.Stack) -> None:
     for service in stack.services:
         state = "up" if service.up else "down"
-        say(f"  {service.name:<6} {state:<5} 127.0.0.1:{service.port:<6} pid {service.pid}")
-        say(f"         log {service.log}")
+        address = f"http://127.0.0.1:{service.port}/" if service.name == stacks.CONSOLE else f"127.0.0.1:{service.port}"
+        say(f"  {service.name:<7} {state:<5} {address:<24} pid {service.pid}")
+        say(f"          log {service.log}")

@@ -44,16 +44,16 @@ def explain_job(
 
 
 async def explained(
-    settings: Settings, job_id: str, at: datetime, *, now: bool, table: bool, progress: Progress, more: tuple[str, ...] = ()
+    settings: Settings, job_id: str, at: datetime, *, now: bool, table: bool, progress: Progress, known: JobSnapshot | None = None
 ) -> Explanation:
-    """Raises ExportError and those below it."""
+    """`known`: the job's snapshot, so that it need not be looked up. Raises ExportError and those below it."""
     from agents.refold import Refold
     from streams.job_records import read_job
     from streams.retention import kept_for
     from streams.topics import topics
 
-    snapshot = await snapshot_of(settings, job_id) if table else None
-    job = await read_job(settings, job_id, snapshot, more=more or (("tasks?",) if now else ("tasks",)), progress=progress)
+    snapshot = known or (await snapshot_of(settings, job_id) if table else None)
+    job = await read_job(settings, job_id, snapshot, more=("tasks?",) if now else ("tasks",), progress=progress)
     then = job if now else until(job, at)
     refold = Refold(topics(settings))
     moves = await refold.all(then.of("results"))

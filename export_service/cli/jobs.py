@@ -16,7 +16,7 @@ from export_service.cli.watch import run, unknown
 from export_service.failures import SettingsError
 from export_service.messages import JobCancelled, JobSnapshot
 from export_service.requests import Policy, parse
-from export_service.settings import load
+from export_service.settings import Settings, load
 
 
 def submit(
@@ -65,7 +65,7 @@ def status(
         if missing:
             raise typer.BadParameter("--watch shows no missing tasks; leave one of the two out", param_hint="--missing")
         return run(load(), job_id, 0.0, 1.0, as_json=as_json)
-    snapshot = asyncio.run(_snapshot(job_id))
+    snapshot = asyncio.run(known_snapshot(job_id))
     fields = as_object(snapshot)
     if missing and not snapshot.status.terminal:
         fields |= asyncio.run(_explain(job_id))
@@ -88,10 +88,10 @@ def cancel(
 
     Example: export-service cancel 550e8400-e29b-41d4-a716-446655440000 --cause "wrong customer"
     """
-    snapshot = asyncio.run(_snapshot(job_id))
+    snapshot = asyncio.run(known_snapshot(job_id))
     asked = not snapshot.status.terminal
     if asked:
-        asyncio.run(_publish(JobCancelled(job_id=job_id, cause=cause)))
+        asyncio.run(ask_for_end(load(), job_id, cause))
     if as_json:
         sys.stdout.write(json.dumps({"jobId": job_id, "asked": asked, "status": snapshot.status.value}) + "\n")
     elif asked:
@@ -108,13 +108,14 @@ async def _explain(job_id: str) -> Mapping[str, Any]:
     return (await explain(settings, topics(settings), [job_id]))[job_id]
 
 
-async def _publish(event: JobCancelled) -> None:
+async def ask_for_end(settings: Settings, job_id: str, cause: str) -> None:
+    """The fold decides what it means. Raises Unavailable."""
     from streams.publisher import KafkaPublisher
     from streams.topics import topics
 
-    settings = load()
+    event = JobCancelled(job_id=job_id, cause=cause)
     async with KafkaPublisher(settings) as publisher:
-        await (await publisher.send(topics(settings).results.name, event.job_id.encode(), event.to_bytes()))
+        await (await publisher.send(topics(settings).results.name, job_id.encode(), event.to_bytes()))
 
 
 async def _send(queue_url: str, body: str) -> None:
@@ -129,7 +130,7 @@ async def _send(queue_url: str, body: str) -> None:
             raise unavailable("sqs", error, "EXPORT_QUEUE_URL") from None
 
 
-async def _snapshot(job_id: str) -> JobSnapshot:
+async def known_snapshot(job_id: str) -> JobSnapshot:
     """Raises ExportError for a job that is not known."""
     from connectors.dynamodb import opened
 

@@ -48,6 +48,7 @@ def registered() -> typer.Typer:
         return app
     from export_service.cli import (
         config,
+        console,
         dead_letters,
         demo,
         dev,
@@ -70,6 +71,7 @@ def registered() -> typer.Typer:
 
     app.command("demo")(demo.demo)
     app.add_typer(dev.app, name="dev")
+    app.command("console")(console.console)
     app.command("worker")(worker.worker)
     app.command("workers")(workers.workers)
     app.command("submit")(jobs.submit)

@@ -3,13 +3,10 @@
 import asyncio
 import json
 import sys
-import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from datetime import timedelta
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -21,14 +18,8 @@ from export_service.failures import ExportError
 from export_service.history.actions import Action
 from export_service.history.compare import ends_differ
 from export_service.history.selection import Selection, parse_offsets
-from export_service.messages import JobSnapshot, JobStatus, iso_millis
+from export_service.messages import JobStatus, iso_millis
 from export_service.settings import Settings, load
-
-if TYPE_CHECKING:
-    from connectors.dynamodb import DynamoTable
-    from streams.history_scan import Scan
-
-_AT_A_TIME = 16
 
 
 class Mode(StrEnum):
@@ -89,34 +80,15 @@ def _selection(
     return Selection(tuple(dict.fromkeys(jobs)), user, moment("--since", since), moment("--until", until), ranges, status)
 
 
-@asynccontextmanager
-async def _table(settings: Settings) -> "AsyncIterator[DynamoTable]":
-    from connectors.aws import Clients
-    from connectors.dynamodb import DynamoTable
-
-    async with Clients(settings.aws).open("dynamodb") as client:
-        yield DynamoTable(client, settings.table.name, timedelta(days=settings.table.ttl_days))
-
-
-async def _items(table: "DynamoTable", jobs: Iterable[str]) -> dict[str, JobSnapshot]:
-    slots = asyncio.Semaphore(_AT_A_TIME)
-
-    async def get(job_id: str) -> JobSnapshot | None:
-        async with slots:
-            return await table.get(job_id)
-
-    found = await asyncio.gather(*(get(job_id) for job_id in jobs))
-    return {each.job_id: each for each in found if each is not None}
-
-
 async def _shadow(settings: Settings, selection: Selection, progress: Progress, *, as_json: bool) -> None:
     """There is no producer, and no client of AWS, in this process: nothing can be sent."""
     from streams.history_scan import scan
+    from streams.prepared_replay import chosen_of
     from streams.topic_ranges import TopicRanges
 
     async with TopicRanges(settings) as ranges:
         found = await scan(settings, ranges, selection, {}, progress)
-    chosen = _chosen(found, selection)
+    chosen = chosen_of(found, selection)
     moving = {job_id for job_id in chosen if found.moving(job_id)}
     compared = set(chosen) - moving - found.cut.keys()
     recorded = {key: each for key, each in found.ends.items() if key[0] in compared}
@@ -137,11 +109,6 @@ async def _shadow(settings: Settings, selection: Selection, progress: Progress, 
         raise typer.Exit(1)
 
 
-def _chosen(found: "Scan", selection: Selection) -> list[str]:
-    states = ((job_id, found.refold.state(job_id)) for job_id in found.first)
-    return [job_id for job_id, state in states if state is not None and selection.takes(state)]
-
-
 async def _send(
     settings: Settings,
     selection: Selection,
@@ -154,54 +121,28 @@ async def _send(
     *,
     as_json: bool,
 ) -> None:
-    from streams.history_scan import scan
-    from streams.operations import ready
-    from streams.publisher import KafkaPublisher
-    from streams.replaying import Replay, done_before, plan_re_emit, plan_rebuild
-    from streams.retention import kept_for
-    from streams.topic_ranges import TopicRanges
-    from streams.topics import topics
+    from streams.prepared_replay import prepared
 
-    async with TopicRanges(settings) as ranges, _table(settings) as table:
-        done: set[str] = set()
-        if resume is not None:
-            said, selection, done = await done_before(settings, resume)
-            mode = Mode(said)
-        await ready(settings)  # or say now that what is done could not be noted
-        found = await scan(settings, ranges, selection, await _items(table, selection.jobs), progress)
-        chosen = [job_id for job_id in _chosen(found, selection) if job_id not in done]
-        if mode is Mode.REBUILD:
-            planned = await plan_rebuild(settings, found, ranges, chosen, await _items(table, chosen))
-        else:
-            planned = await plan_re_emit(found, chosen, table)
-        _refuse_what_is_named_and_cut(found, selection)
-        todo = [action for action in planned if action.do]
-        run = resume or uuid.uuid4().hex[:12]
+    # That of a run that goes on is known to the topic.
+    async with prepared(settings, selection, "re-emit" if mode is Mode.RE_EMIT else "rebuild", resume, progress) as ready:
+        mode = Mode(ready.mode)
         if not as_json:
-            sys.stdout.write(actions_text(mode, planned, resumed=len(done)))
-            oldest, kept = found.oldest(chosen), await kept_for(settings, "results")
-            if oldest and kept:
-                sys.stdout.write(f"Retention may begin to remove their events at {iso_millis(oldest + kept)}\n")
-        if dry_run or not todo:
-            return _end(run, mode, planned, [], True, dry_run=dry_run, as_json=as_json)
+            sys.stdout.write(actions_text(mode, ready.planned, resumed=len(ready.done)))
+            if ready.oldest and ready.kept:
+                sys.stdout.write(f"Retention may begin to remove their events at {iso_millis(ready.oldest + ready.kept)}\n")
+        if dry_run or not ready.todo:
+            return _end(ready.run, mode, ready.planned, [], True, dry_run=dry_run, as_json=as_json)
         made: list[Mapping[str, Any]] = []
-        async with KafkaPublisher(settings) as publisher:
-            replaying = Replay(settings, mode.value, run, found, ranges, publisher, topics(settings), table, rate)  # type: ignore[arg-type]
-            try:
-                async for each in replaying.run(todo, selection):
-                    made.append(each.as_json())
-                    progress("jobs", len(made), len(todo))
-            except (ExportError, asyncio.CancelledError):
-                sys.stderr.write(f"Broke off after {len(made)} of {len(todo)} jobs; go on: export-service replay --resume {run}\n")
-                raise
-            taken = await replaying.taken(wait)
-        return _end(run, mode, planned, made, taken, dry_run=False, as_json=as_json)
-
-
-def _refuse_what_is_named_and_cut(found: "Scan", selection: Selection) -> None:
-    for job_id in selection.jobs:
-        if job_id in found.cut:
-            raise ExportError(f"job {job_id} cannot be folded, and nothing was changed: {found.cut[job_id]}")
+        try:
+            async for each in ready.send(rate, wait):
+                made.append(each.as_json())
+                progress("jobs", len(made), len(ready.todo))
+        except (ExportError, asyncio.CancelledError):
+            sys.stderr.write(
+                f"Broke off after {len(made)} of {len(ready.todo)} jobs; go on: export-service replay --resume {ready.run}\n"
+            )
+            raise
+        return _end(ready.run, mode, ready.planned, made, ready.taken, dry_run=False, as_json=as_json)
 
 
 def _end(

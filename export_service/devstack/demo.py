@@ -100,7 +100,7 @@ class Demo:
     def _start_stack(self) -> stack.Stack:
         plan = self._plan
         known = stack.Stack.load(plan.folder)
-        if known is not None and all(service.up for service in known.services):
+        if known is not None and known.up:
             if not plan.keep:
                 raise DevstackError(f"a stack is up in {plan.folder}; use it with --keep, or end it: ./dev dev down")
             self._stack = known

@@ -91,6 +91,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def listens(port: int) -> bool:
+    """Whether somebody does on that port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def claim_port(port: int | None, option: str) -> int:
     """A free port, or the given one if nobody has it. Raises DevstackError naming the option."""
     if port is None:

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import os
 import shlex
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +31,10 @@ class Service:
         return processes.alive(self.pid, self.marker)
 
 
+CONSOLE = "console"
+_CONSOLE_SECONDS = 30
+
+
 @dataclass
 class Stack:
     """A stack and its state folder. `env` points any client at it."""
@@ -41,6 +48,11 @@ class Stack:
     @property
     def file(self) -> Path:
         return self.folder / "stack.json"
+
+    @property
+    def up(self) -> bool:
+        """What jobs need; the console only looks."""
+        return all(service.up for service in self.services if service.name != CONSOLE)
 
     def save(self) -> None:
         self.file.write_text(json.dumps({"services": [asdict(s) for s in self.services], "env": self.env}, indent=2))
@@ -100,6 +112,30 @@ async def up(folder: Path, kafka_port: int | None = None, aws_port: int | None =
     return stack
 
 
+def show(stack: Stack, port: int | None = None) -> Service:
+    """Start the console beside a stack, which lives on when we end. Raises DevstackError; the stack stays up then."""
+    port = claim_port(port, "--console-port")
+    log = stack.folder / "console.log"
+    command = [sys.executable, "-m", "export_service", "console", "--host", "127.0.0.1", "--port", str(port)]
+    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
+    child = processes.start(command, log, stack.env | {"PYTHONPATH": path}, detached=True)
+    stack.children.append(child)
+    deadline = time.monotonic() + _CONSOLE_SECONDS
+    try:
+        while not processes.listens(port):
+            if child.poll() is not None or time.monotonic() > deadline:
+                raise DevstackError(f"the console does not come up; the end of {log}:\n{processes.tail(log)}")
+            time.sleep(0.05)
+    except BaseException:
+        child.kill()
+        child.wait()
+        raise
+    service = Service(CONSOLE, child.pid, port, str(log), "export_service console")
+    stack.services = [*(each for each in stack.services if each.name != CONSOLE), service]
+    stack.save()
+    return service
+
+
 def environment(folder: Path, kafka_port: int, endpoint: str, provisioned: aws.Provisioned) -> dict[str, str]:
     """Everything that worker, CLI and any other client need."""
     return {
@@ -132,6 +168,6 @@ def exports(env: Mapping[str, str]) -> str:
 def require(folder: Path) -> Stack:
     """The running stack of a folder. Raises DevstackError."""
     stack = Stack.load(folder)
-    if stack is None or not all(service.up for service in stack.services):
+    if stack is None or not stack.up:
         raise DevstackError(f"no stack is up in {folder}; start one with: export-service dev up --state-dir {folder}")
     return stack

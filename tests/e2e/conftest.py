@@ -63,6 +63,8 @@ class FileServer:
                 return
 
         class Server(ThreadingHTTPServer):
+            request_queue_size = 256  # of 5, as it was, connections are dropped, and tried again after 1, 3, 7, 15 s
+
             def handle_error(self, *_: Any) -> None:
                 return  # a worker that is killed cuts its connections
 

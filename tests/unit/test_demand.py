@@ -1,6 +1,8 @@
 """What a download worker says that it takes."""
 
 import asyncio
+import platform
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -53,6 +55,15 @@ async def test_twice_its_slots_may_wait_and_jobs_that_wait_share_that(saying: Sa
     await saying.take(of("small", 1), 1)
     await saying.take(of("other", 20), 2)
     await until(lambda: saying.said()[-1].waiting == {"big": 36, "other": 20})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says it")
+async def test_it_says_where_it_is_and_how_much_memory_it_has(saying: Saying) -> None:
+    await until(lambda: bool(saying.said()))
+    said = saying.said()[-1]
+    assert said.host == platform.node()
+    assert said.memory is not None
+    assert 10_000_000 < said.memory < 10_000_000_000
 
 
 async def test_a_quick_worker_takes_more_and_says_so_at_once(saying: Saying) -> None:

@@ -171,7 +171,7 @@ def test_docker_compose_reads_it() -> None:
 
 def test_compose_starts_things_in_order() -> None:
     services = compose()["services"]
-    assert set(services) == {"kafka", "aws", "setup", *ROLES, "prometheus", "grafana"}
+    assert set(services) == {"kafka", "aws", "setup", *ROLES, "console", "prometheus", "grafana"}
     assert services["kafka"]["image"] == "apache/kafka:4.3.1"
     for service in ("kafka", "aws"):
         assert services[service]["healthcheck"]["test"]
@@ -199,7 +199,7 @@ def test_compose_mounts_what_is_there_and_prometheus_asks_every_role() -> None:
 
 def test_compose_sets_only_settings_that_exist() -> None:
     known = variables(Settings, "EXPORT_") | variables(Aws, "AWS_") | {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
-    for service in ("setup", *ROLES):
+    for service in ("setup", "console", *ROLES):
         assert set(compose()["services"][service]["environment"]) <= known
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from aiohttp import web
 
 from connectors import curl, large_files
 from connectors.local_store import can_be_unnamed
+from connectors.part_file import PartFile
 from export_service import transfer
 from export_service.messages import Outcome
 from export_service.settings import Download
@@ -316,6 +318,23 @@ async def test_a_source_that_changed_between_two_tries_is_fetched_from_its_begin
     bench.lanes._tasks._transfer._sleep = changed  # type: ignore[attr-defined]
     assert await whole(bench, NEW) == 2
     assert source.asked == ["", ""]
+
+
+async def test_a_file_is_not_done_before_its_last_write_is(tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write hashes what it has, and then notes how far it is, behind the last byte: where that is slow, the hash is there first."""
+
+    def slow(self: PartFile, safe: int) -> None:
+        time.sleep(0.005)
+        note(self, safe)
+
+    note = PartFile.note
+    monkeypatch.setattr(PartFile, "note", slow)
+    async with serving(tmp_path, Download(allowed_networks="127.0.0.1", connections=1, attempts=5)) as bench:
+        bench.answers = [source] * 100
+        assert (await bench.get(sha256="0" * 64)).attempts == 5, "nothing is gone on with"
+        assert source.asked == [""] * 5
+        for _ in range(5):
+            await whole(bench)
 
 
 async def test_what_is_not_what_was_promised_is_not_kept(tmp_path: Path, source: Source) -> None:

@@ -27,6 +27,7 @@ NOT_RUN = {
     "demo": "tests/e2e/test_demo.py runs it",
     "dev": "the quick start has up, env and down; another stack is a minute's work for nothing new",
     "worker": "a worker of the quick start runs; tests/e2e runs single roles",
+    "console": "it does not end by itself; tests/browser",
     "submit": "its files are on the internet; the quick start submits files that are here",
     "cancel": "ends the job that the others are about; tests/e2e/test_ending_early.py",
     "redrive": "needs failures of certain kinds; tests/e2e/test_by_hand.py, and the quick start for a plain one",
