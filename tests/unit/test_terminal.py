@@ -235,20 +235,20 @@ def in_terminal(end: Callable[[int], None], **env: str) -> tuple[int, str]:
     pid, terminal_end = pty.fork()
     if pid == 0:
         os.execve(sys.executable, [sys.executable, "-c", SCRIPT], {"PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm"} | env)
-    text, ended = "", False
+    text, ended = b"", False
     with os.fdopen(terminal_end, "rb", buffering=0) as sent:
         while True:
             try:
                 some = sent.read(65536)
             except OSError:
                 break  # how Linux says that nobody is there any more
-            text += some.decode()
-            if not ended and "value 5 " in text:
+            text += some  # which may end amid a sign
+            if not ended and b"value 5 " in text:
                 end(pid)
                 ended = True
             if not some:
                 break
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text.decode()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
