@@ -1,6 +1,6 @@
 """The tally without its consumer: what events do to the tables, and what they put on topics. A replay folds with it what was recorded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from export_service.messages import (
 )
 from export_service.rebuilt import JobRebuilt, put_back
 from export_service.shards import ReadShard, bitmap_to_text
+from streams.ack_window import Entry
 from streams.steps import Incoming
 from streams.topics import Topics, TopicSpec
 from tables.jobs import Jobs
@@ -35,11 +36,17 @@ Told = Callable[[JobEvent | JobRebuilt, Step, datetime], None]
 
 
 class Happened(NamedTuple):
-    """An event, its record, and, when it is counted, what it puts on topics."""
+    """An event, its record, and, when it is counted, what it puts on topics. `entry` is the record's, if it has one."""
 
     event: JobEvent | JobRebuilt
     record: Incoming
     outputs: Outputs
+    entry: Entry | None = None
+
+
+class _Untold(NamedTuple):
+    state: JobState
+    entry: Entry | None
 
 
 class Counter:
@@ -47,9 +54,9 @@ class Counter:
 
     def __init__(self, jobs: Jobs, shards: Shards, topics: Topics, snapshot_every: timedelta, told: Told = lambda *_: None) -> None:
         self._jobs, self._shards, self._topics, self._every, self._told = jobs, shards, topics, snapshot_every, told
-        self.untold: dict[str, JobState] = {}
+        self._untold: dict[str, _Untold] = {}
         """Jobs that have moved since their last snapshot."""
-        self._were_untold: dict[str, JobState] = {}
+        self._were_untold: dict[str, _Untold] = {}
 
     def count(self, job_id: str, events: Sequence[Happened]) -> None:
         """Each of these of one job, in the order of their offsets; together, or else in halves."""
@@ -66,7 +73,7 @@ class Counter:
         if before is None or before.snapshot_at is None:
             return False
         results: list[TaskResults] = []
-        for event, record, _ in events:
+        for event, record, *_ in events:
             if not isinstance(event, TaskResults) or record.timestamp - before.snapshot_at >= self._every:
                 return False
             results.append(event)
@@ -74,14 +81,16 @@ class Counter:
         step = fold_together(before, results, last.offset, last.timestamp, self._shard_of(job_id))
         if step is None:
             return False
-        for event, record, _ in events:
+        for event, record, *_ in events:
             self._told(event, step, record.timestamp)
         self._put(job_id, step.state, step)
         if step.changed:
-            self.untold[job_id] = step.state
+            self._untold[job_id] = _Untold(step.state, events[-1].entry)
         return True
 
-    def _count_one(self, job_id: str, event: JobEvent | JobRebuilt, record: Incoming, outputs: Outputs) -> None:
+    def _count_one(
+        self, job_id: str, event: JobEvent | JobRebuilt, record: Incoming, outputs: Outputs, entry: Entry | None
+    ) -> None:
         before, shard = self._jobs.get(job_id), self._shard_of(job_id)
         if isinstance(event, JobRebuilt):
             step = put_back(before, event, record.offset, shard)
@@ -93,10 +102,10 @@ class Counter:
             state = state.but(snapshot_at=record.timestamp)
         self._put(job_id, state, step)
         if due:
-            self.untold.pop(job_id, None)
+            self._untold.pop(job_id, None)
             outputs.append((self._topics.snapshots, snapshots.of(job_id, state)))
         elif step.changed:
-            self.untold[job_id] = state
+            self._untold[job_id] = _Untold(state, entry)
         if step.reruns and isinstance(event, AttemptOpened):
             outputs.append((self._topics.requests, _rerun(event.request, state, shard)))
         if step.cancels:
@@ -105,13 +114,20 @@ class Counter:
         if step.completes:
             outputs.append((self._topics.completions, _completed(job_id, state, record.place.partition)))
 
-    def still(self) -> list[JobSnapshot]:
-        """Of jobs that have moved since their last snapshot, and not since this was last asked: no event will tell of them soon."""
-        still = {job_id: state for job_id, state in self.untold.items() if self._were_untold.get(job_id) is state}
-        for job_id in still:
-            del self.untold[job_id]
-        self._were_untold = self.untold.copy()
-        return [snapshots.of(job_id, state) for job_id, state in still.items()]
+    @property
+    def has_untold(self) -> bool:
+        return bool(self._untold)
+
+    def still(self) -> Iterator[JobSnapshot]:
+        """Of jobs that have moved since their last snapshot, and not since this was last asked: no event will tell of them soon. Not
+        of those that somebody else has now."""
+        before, self._were_untold = self._were_untold, self._untold.copy()
+        for job_id, untold in before.items():
+            # Looked at one by one: who sends them waits now and then, and a snapshot from before a job's end may not come after it.
+            if self._untold.get(job_id) is untold:
+                del self._untold[job_id]
+                if untold.entry is None or not untold.entry.lost:
+                    yield snapshots.of(job_id, untold.state)
 
     def _shard_of(self, job_id: str) -> ReadShard:
         return partial(self._shards.get, job_id)

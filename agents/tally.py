@@ -54,7 +54,7 @@ class Tally:
                 continue
             job_id = job_of(event)
             outputs: Outputs = []
-            by_job.setdefault(job_id, []).append(Happened(event, record, outputs))
+            by_job.setdefault(job_id, []).append(Happened(event, record, outputs, entry))
             counted.append((entry, job_id, outputs))
         for job_id, events in by_job.items():
             self._counter.count(job_id, events)
@@ -63,11 +63,9 @@ class Tally:
         for record, entry, invalid in refused:
             entry.after([await self._dead_letters.put(record, invalid)])
 
-    async def flush(self, *, owned: bool) -> list["asyncio.Future[Any]"]:
-        """Tell of jobs that stand still before their next snapshot was due; unless somebody else has them now."""
-        if not owned:
-            self._counter.untold.clear()
-        elif self._counter.untold:
+    async def flush(self) -> list["asyncio.Future[Any]"]:
+        """Tell of jobs that stand still before their next snapshot was due."""
+        if self._counter.has_untold:
             self._together.again()
         return [
             await self._publisher.send(self._snapshots, snapshot.job_id.encode(), snapshot.to_bytes())

@@ -5,20 +5,18 @@ Its sockets are watched as one (`watched`): one wake-up of the loop serves every
 """
 
 import asyncio
-import os
 import re
 import socket
-import ssl
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import certifi
 import pycurl
 
+from connectors.curl_handle import HEADERS, new_handle, own_choice
 from connectors.watched import watched
-from export_service import __version__
 from export_service.addresses import may_connect
 from export_service.bandwidth import Bandwidth
 from export_service.settings import Download
@@ -28,10 +26,9 @@ _FULL = 256 * 1024
 _STREAMS = 16
 """Transfers that share one HTTP/2 connection: fewer handshakes, and still several connections where one is slow."""
 _FULL_LARGE = 4 * 1024 * 1024
-"""The same of a file that is written by a thread meanwhile: a pause costs a copy of what came."""
+"""The same of a file that is quick, and written by a thread meanwhile: a pause costs a copy of what came."""
 _LARGE_TOGETHER = 32 * 1024 * 1024
 """What such files share, if there are more of them."""
-_HEADERS = ["Accept-Encoding: identity"]
 _PRINTABLE = re.compile(r"[!-~]*")
 _SAFE = "".join(map(chr, range(0x21, 0x7F)))
 
@@ -64,10 +61,10 @@ class Response:
 
     def __init__(self, curl: "Curl", settings: Download) -> None:
         self._curl, self._allowed = curl, settings.allowed_networks
-        self.handle, self._shares = _handle(settings), False
+        self.handle, self._shares = new_handle(settings), False
         if curl.anywhere:
             self.handle.unsetopt(pycurl.PROXY)
-            for option, value in _own_choice().items():
+            for option, value in own_choice().items():
                 self.handle.setopt(option, value)
         self._stall = max(1, round(settings.stall_seconds))
         self._headers: list[bytes] = []
@@ -120,6 +117,8 @@ class Response:
         except CurlError:
             if not self._body:
                 raise
+        if self._large:
+            self._full = self._room()
         body, self._body, self._waiting = self._body, [], 0
         self._go_on()
         return body
@@ -127,9 +126,15 @@ class Response:
     def is_large(self) -> None:
         """From now on much is read at a time, for as long as bytes come."""
         self._curl.large += not self._large
-        self._full, self._large = min(_FULL_LARGE, _LARGE_TOGETHER // self._curl.large), True
+        self._full, self._large, self._since = min(_FULL_LARGE, 4 * _FULL), True, time.monotonic()
         self.handle.setopt(pycurl.TIMEOUT_MS, 0)
         self._go_on()
+
+    def _room(self) -> int:
+        """For what comes in a tenth of a second: who looks twice a second how fast a file comes must not see it come in lumps."""
+        before, self._since = self._since, time.monotonic()
+        share = min(_FULL_LARGE, max(_FULL, _LARGE_TOGETHER // self._curl.large))
+        return int(min(share, max(4 * _FULL, self._waiting / (self._since - before + 1e-6) / 10)))
 
     def _go_on(self) -> None:
         if self._paused:
@@ -210,7 +215,7 @@ class Response:
             self.handle.unsetopt(pycurl.CUSTOMREQUEST)
         if bool(before and before.patient) != bool(request and request.patient):
             set_option(pycurl.LOW_SPEED_TIME, 0 if request and request.patient else self._stall)
-        set_option(pycurl.HTTPHEADER, [*_HEADERS, *request.headers] if request else _HEADERS)
+        set_option(pycurl.HTTPHEADER, [*HEADERS, *request.headers] if request else HEADERS)
         if request and request.method == "HEAD":
             set_option(pycurl.NOBODY, 1)
         elif request and request.method != "GET":
@@ -370,31 +375,3 @@ class Curl:
 def _wake(waiter: "asyncio.Future[None]") -> None:
     if not waiter.done():
         waiter.set_result(None)
-
-
-def _handle(settings: Download) -> pycurl.Curl:
-    handle = pycurl.Curl()
-    options: dict[int, Any] = {
-        pycurl.NOSIGNAL: 1,
-        pycurl.USERAGENT: f"export-service/{__version__}",
-        pycurl.HTTPHEADER: _HEADERS,
-        pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
-        pycurl.PROXY: "",  # none from the environment
-        pycurl.PATH_AS_IS: 1,
-        pycurl.BUFFERSIZE: 512 * 1024,  # a call of ours for each
-        pycurl.CONNECTTIMEOUT_MS: round(settings.connect_seconds * 1000),
-        pycurl.LOW_SPEED_LIMIT: 1,
-        pycurl.LOW_SPEED_TIME: max(1, round(settings.stall_seconds)),
-        # The wheel's own OpenSSL does not know where this machine keeps its certificates.
-        pycurl.CAINFO: os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile or certifi.where(),
-    }
-    for option, value in options.items():
-        handle.setopt(option, value)
-    return handle
-
-
-def _own_choice() -> dict[int, Any]:
-    """Options for hosts that the operator has chosen, as AWS's own clients have them."""
-    bundle = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE")
-    chosen: dict[int, Any] = {pycurl.UPLOAD_BUFFERSIZE: 512 * 1024}
-    return chosen | ({pycurl.CAINFO: bundle} if bundle else {})

@@ -149,7 +149,9 @@ class Tally(Group):
     standby_replicas: Annotated[
         int, Field(ge=0, le=1, description="1: another worker follows each table on its disk, and takes over with little to read")
     ] = 0
-    snapshot_seconds: Annotated[float, Field(ge=0, description="least record time between two snapshots of a job")] = 0.5
+    snapshot_seconds: Annotated[
+        float, Field(ge=0, description="least record time between two snapshots of a job that moves; one more when it stands still")
+    ] = 0.5
 
 
 class Callback(Group):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, for_code
 from aiokafka.protocol.admin import DescribeGroupsRequest_v2
 from aiokafka.protocol.api import Request
 
@@ -56,7 +56,7 @@ async def groups(settings: Settings, admin: AIOKafkaAdminClient) -> list[Group]:
     """In flow order. Raises KafkaError; one that is retriable while a new broker makes its topic of groups."""
     ids = {f"{settings.app_id}-{role}": role for role in ROLES if role != "connector"}
     answers = await asyncio.gather(*(_describe(admin, group) for group in ids))
-    found = {each["group"]: each for answer in answers for each in answer.to_object()["groups"]}
+    found = {each["group"]: each for answer in answers for each in _groups(answer)}
     names = {spec.name: short for short, spec in short_names(topics(settings)).items()}
     return [
         Group(role, found[name]["state"], tuple(_members(role, found[name]["members"], names)))
@@ -87,6 +87,13 @@ async def _if_ready(settings: Settings, admin: AIOKafkaAdminClient) -> list[Grou
 
 async def _describe(admin: AIOKafkaAdminClient, group: str) -> Any:
     return await admin._send_request(_DescribeGroups(group), await admin.find_coordinator(group))
+
+
+def _groups(answer: Any) -> Iterator[Mapping[str, Any]]:
+    for group in answer.to_object()["groups"]:
+        if code := group["error_code"]:
+            raise for_code(code)(group["group"])  # what else it says is blank: as if nobody were there
+        yield group
 
 
 def _members(role: str, members: Iterable[Mapping[str, Any]], names: Mapping[str, str]) -> Iterator[Member]:

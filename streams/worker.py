@@ -295,12 +295,8 @@ def _tally(parts: Parts, fatal: Fatal) -> StartStop:
     jobs = confirmed_table(role, publisher, "jobs", names.jobs_changelog.name)
     shards = confirmed_table(role, publisher, "shards", names.shards_changelog.name)
 
-    generation: int | None = None
-
     async def flush() -> list["asyncio.Future[Any]"]:
-        nonlocal generation
-        before, generation = generation, role.app.consumer_generation_id
-        return [*await jobs.flush(), *await shards.flush(), *await counting.flush(owned=before in (None, generation))]
+        return [*await jobs.flush(), *await shards.flush(), *await counting.flush()]
 
     every = timedelta(seconds=parts.settings.tally.snapshot_seconds)
     together = Together(flush, role.window, role.app.owns)

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from io import TextIOWrapper
 from typing import IO, Any, NamedTuple, TypeVar, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -44,6 +45,8 @@ class Column(NamedTuple):
 
 def console(file: IO[str] | None = None, **options: Any) -> Console:
     """Texts are printed as they are. Nothing but text, and all of it, where nobody looks."""
+    if file is None and isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal need not have every sign
     made = Console(file=file, markup=False, emoji=False, highlight=False, **options)
     if not made.is_terminal:
         made.width = max(made.width, _WIDE)
@@ -134,7 +137,7 @@ async def show(
             return await follow(last, values, view, shown)
         while True:
             if as_json:
-                _put(json.dumps(each, ensure_ascii=False) for each in fields(last))
+                _put(json.dumps(each) for each in fields(last))
             elif watch and lines is not None:
                 _put(lines(last))
             else:

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import ExitStack
 from datetime import timedelta
+from typing import Any
 from unittest.mock import patch
 
 import msgspec
@@ -167,20 +168,48 @@ def test_jobs_that_stand_still_are_told_of_once_as_they_are(events: Events, at_a
     told.clear()
     for _ in range(2):
         assert not told, "an event may come in a moment, and tell"
-        asyncio.run(bench.tally.flush(owned=True))
+        asyncio.run(bench.tally.flush())
     moved = {job_id: snapshots.of(job_id, state) for job_id, state in states.items() if state.offset >= before[job_id]}
     assert {(key or b"").decode(): JobSnapshot.model_validate_json(value or b"") for key, value in told} == moved
     assert len(told) == len(moved)
-    asyncio.run(bench.tally.flush(owned=True))
+    asyncio.run(bench.tally.flush())
     assert len(told) == len(moved)
 
 
-def test_who_lost_his_partitions_tells_of_no_job() -> None:
+@pytest.mark.parametrize("flushed", [0, 1])
+def test_who_lost_his_partitions_tells_of_no_job_of_them(flushed: int) -> None:
     bench = Bench(Values(), Values(), 60)
-    bench.take([PLANNED, results(1, {0: GOOD}), results(1, {1: GOOD})], 0, [])
-    for owned in (False, True, True):
-        asyncio.run(bench.tally.flush(owned=owned))
-    assert len(bench.publisher.records[NAMES.snapshots.name]) == 1
+    told = bench.publisher.records[NAMES.snapshots.name]
+    bench.take([PLANNED, results(1, {0: GOOD})], 0, [])
+    for _ in range(flushed):
+        asyncio.run(bench.tally.flush())
+    bench.window.keep_only([])
+    events: Events = [PLANNED, results(1, {0: GOOD}), *(of_job(event, "other") for event in (PLANNED, results(1, {1: GOOD})))]
+    bench.take(events, 2, [])
+    told.clear()
+    for _ in range(3):
+        asyncio.run(bench.tally.flush())
+    assert [key for key, _ in told] == [b"other"]
+
+
+async def test_a_job_that_ends_while_others_are_told_of_is_not_told_of_as_it_was() -> None:
+    ending = iter([results(1, {1: GOOD, 2: GOOD})])
+
+    class Busy(MemoryPublisher):
+        async def send(self, topic: str, key: bytes | None, value: bytes | None, **more: Any) -> "asyncio.Future[Any]":
+            if topic == NAMES.snapshots.name and (event := next(ending, None)) is not None:
+                events.append(of_job(event, "b"))
+                await bench._take(events, len(events) - 1, [], 1)
+            return await super().send(topic, key, value, **more)
+
+    bench = Bench(Values(), Values(), 60)
+    events: Events = [of_job(event, job) for event in (PLANNED, results(1, {0: GOOD})) for job in ("a", "b")]
+    await bench._take(events, 0, [], 1)
+    bench.tally._publisher = publisher = Busy()
+    for _ in range(3):
+        await bench.tally.flush()
+    told = [JobSnapshot.model_validate_json(value) for value in publisher.values(NAMES.snapshots.name)]
+    assert sorted((each.job_id, each.completed_tasks) for each in told) == [("a", 1), ("b", 3)]
 
 
 GOOD, BAD = Outcome.SUCCEEDED, Outcome.FAILED

@@ -10,7 +10,7 @@ import pycurl
 import pytest
 from aiohttp import web
 
-from connectors import curl, http_files
+from connectors import curl, curl_handle, http_files
 from export_service.failures import TransferError
 from export_service.messages import Outcome
 from export_service.settings import Download
@@ -86,7 +86,7 @@ async def test_a_name_is_judged_again_at_each_connection(open_bench: Bench, monk
     bench, port = open_bench, open_bench.base.rpartition(":")[2]
     await second_address(bench)
     handles: list[pycurl.Curl] = []
-    make, dns = curl._handle, ["127.0.0.1"]
+    make, dns = curl_handle.new_handle, ["127.0.0.1"]
 
     def resolve(handle: pycurl.Curl) -> pycurl.Curl:
         handle.setopt(pycurl.RESOLVE, [f"-files.example:{port}", f"files.example:{port}:{dns[0]}"])
@@ -96,7 +96,7 @@ async def test_a_name_is_judged_again_at_each_connection(open_bench: Bench, monk
         handles.append(resolve(make(settings)))
         return handles[-1]
 
-    monkeypatch.setattr(curl, "_handle", resolving)
+    monkeypatch.setattr(curl, "new_handle", resolving)
     bench.base = f"http://files.example:{port}"
     bench.answers = [web.Response(body=BODY, headers={"Connection": "close"})]
     assert (await bench.get()).outcome is Outcome.SUCCEEDED

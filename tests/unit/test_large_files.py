@@ -137,6 +137,32 @@ async def whole(bench: Bench, body: bytes = OLD, **fields: Any) -> int:
     return result.attempts
 
 
+async def test_a_slow_source_is_not_seen_in_lumps(bench: Bench, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curl, "_FULL", 4 * KIB)
+    monkeypatch.setattr(curl, "_FULL_LARGE", SIZE)
+    source.pause = 0.02
+    await whole(bench)
+    assert source.spans, "it was seen to be slow while there was something left"
+
+
+async def test_large_files_share_their_room_and_give_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curl, "_LARGE_TOGETHER", 16 * BLOCK)
+    monkeypatch.setattr(curl, "_FULL_LARGE", 4 * BLOCK)
+    async with curl.Curl(Download()) as made:
+        for _ in range(2):
+            responses = [made.start("http://127.0.0.1:1/") for _ in range(16)]
+            for response in responses:
+                response.is_large()
+                response._waiting = SIZE
+            assert [response._room() for response in responses] == [BLOCK] * 16
+            for response in responses[2:]:
+                response.release()
+            assert responses[0]._room() == 4 * BLOCK
+            for response in responses[:2]:
+                response.release()
+            assert made.large == 0
+
+
 async def test_a_quick_source_is_asked_once(bench: Bench, source: Source) -> None:
     assert await whole(bench) == 1
     assert source.asked == [""]

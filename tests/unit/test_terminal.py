@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 import typer
+from aiokafka.errors import GroupAuthorizationFailedError
+from aiokafka.protocol.admin import DescribeGroupsResponse_v2
 from rich.console import RenderableType
 
 from export_service.cli import job_list, job_view, lag, terminal, watch, workers
@@ -25,6 +27,7 @@ from export_service.history.explanation import Failed
 from export_service.messages import JobSnapshot, JobStatus
 from export_service.pace import Pace
 from streams.group_members import Group, Member, Place
+from streams.group_members import _groups as members_of
 
 JOB = "550e8400-e29b-41d4-a716-446655440000"
 NOW = datetime.now(UTC)
@@ -152,6 +155,13 @@ def test_partitions_are_written_as_ranges() -> None:
     assert workers.as_object(grouped())["roles"][1]["members"][0]["topics"] == {"results": [0, 1, 2, 5, 7, 8]}
 
 
+def test_a_group_that_the_broker_does_not_tell_of_is_not_one_without_members() -> None:
+    found = members_of(DescribeGroupsResponse_v2(0, [(0, "a", "Empty", "consumer", "", []), (30, "b", "", "", "", [])]))
+    assert next(found)["state"] == "Empty"
+    with pytest.raises(GroupAuthorizationFailedError):
+        next(found)
+
+
 def test_a_rate_is_of_the_last_seconds_and_falls_when_nothing_moves() -> None:
     pace = Pace()
     assert (pace.files, pace.left) == (None, None)
@@ -225,20 +235,20 @@ def in_terminal(end: Callable[[int], None], **env: str) -> tuple[int, str]:
     pid, terminal_end = pty.fork()
     if pid == 0:
         os.execve(sys.executable, [sys.executable, "-c", SCRIPT], {"PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm"} | env)
-    text, ended = "", False
+    text, ended = b"", False
     with os.fdopen(terminal_end, "rb", buffering=0) as sent:
         while True:
             try:
                 some = sent.read(65536)
             except OSError:
                 break  # how Linux says that nobody is there any more
-            text += some.decode()
-            if not ended and "value 5 " in text:
+            text += some  # which may end amid a sign
+            if not ended and b"value 5 " in text:
                 end(pid)
                 ended = True
             if not some:
                 break
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text.decode()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -258,6 +268,24 @@ def test_a_terminal_that_cannot_draw_is_sent_text_alone() -> None:
     assert code == 0
     assert "\x1b" not in text
     assert text.startswith("value 0 line 0")
+
+
+@pytest.mark.parametrize(
+    ("watching", "as_json", "says"), [(0, 0, "?t?"), (1, 0, "?t?"), (0, 1, '"\\u00e9t\\u00e9"'), (1, 1, "u00e9t")]
+)
+def test_signs_that_the_output_does_not_have_end_nothing(watching: int, as_json: int, says: str) -> None:
+    script = f"""
+import asyncio
+from export_service.cli import terminal
+async def values():
+    yield "été"
+once = lambda value: [value]
+asyncio.run(terminal.show(values(), str, once, watch={watching}, as_json={as_json}, lines=once))
+"""
+    env = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "ascii:strict"}
+    ended = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert says in ended.stdout
 
 
 def test_a_resize_draws_anew() -> None:
