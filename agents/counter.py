@@ -77,8 +77,8 @@ class Counter:
             if not isinstance(event, TaskResults) or record.timestamp - before.snapshot_at >= self._every:
                 return False
             results.append(event)
-        last = events[-1].record
-        step = fold_together(before, results, last.offset, last.timestamp, self._shard_of(job_id))
+        first, last = events[0].record, events[-1].record
+        step = fold_together(before, results, first.offset, last.offset, last.timestamp, self._shard_of(job_id))
         if step is None:
             return False
         for event, record, *_ in events:

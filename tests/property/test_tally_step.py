@@ -157,6 +157,23 @@ def test_results_that_come_together_are_folded_once_a_job() -> None:
     assert (state.succeeded, state.offset) == (100, len(events) - 1)
 
 
+def test_a_repeat_beside_what_a_crash_kept_of_another_shard_changes_nothing() -> None:
+    """The shard that was kept counts one more than its record in this fetch says, the repeat one less."""
+    events: Events = [PLANNED.model_copy(update={"total_tasks": 29})]
+    events += [results(1, {}), *[results(1, {i: GOOD}) for i in [*range(28), 0]]]
+    with ExitStack() as small:
+        for module in ("jobs", "shards", "counting"):
+            small.enter_context(patch(f"export_service.{module}.SHARD_TASKS", 4))
+        kept = Bench(Values(), Values(), 1)
+        kept.take(events[:26], 0, [])
+        left = []
+        for then in (1, 1000):
+            bench = Bench(Values(), kept.shards, 1)
+            bench.take(events, 0, [], then)
+            left.append(bench.left())
+    assert left[0] == left[1]
+
+
 @settings(max_examples=EXAMPLES)
 @given(events=mixed(), at_a_time=st.sampled_from([1, 3, 1000]))
 def test_jobs_that_stand_still_are_told_of_once_as_they_are(events: Events, at_a_time: int) -> None:
