@@ -296,7 +296,9 @@ def _tally(parts: Parts, fatal: Fatal) -> StartStop:
     shards = confirmed_table(role, publisher, "shards", names.shards_changelog.name)
 
     async def flush() -> list["asyncio.Future[Any]"]:
-        return [*await jobs.flush(), *await shards.flush(), *await counting.flush()]
+        written = [*await jobs.flush(), *await shards.flush()]
+        # Asked again: who was frozen in between may own nothing any more.
+        return [*written, *(await counting.flush() if role.app.owns() else ())]
 
     every = timedelta(seconds=parts.settings.tally.snapshot_seconds)
     together = Together(flush, role.window, role.app.owns)
