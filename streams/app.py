@@ -223,6 +223,8 @@ def create_app(
         # A static member that comes back is given its old assignment, with the URL it had then; Faust asserts that they are the same.
         canonical_url=f"http://{role}",
         consumer_auto_offset_reset="earliest",
+        # Who leads the group while the broker answers with a part of its topics gives the others to nobody, until it looks again.
+        consumer_metadata_max_age_ms=30_000,
         stream_buffer_maxsize=BUNDLES,
         stream_wait_empty=False,
         stream_publish_on_commit=False,
