@@ -7,6 +7,7 @@ import uuid
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from typing import Any
+from urllib.request import urlopen
 
 from tests.e2e.conftest import World
 
@@ -32,6 +33,11 @@ class Scene:
         found = re.search(r"Console at (\S+)", log.read_text())
         assert found is not None, log.read_text()
         self.address = found[1]
+
+    def listed(self) -> list[str]:
+        """Jobs on its page."""
+        with urlopen(f"{self.address}jobs", timeout=10) as page:
+            return re.findall(r"/jobs/([0-9a-f-]{36})", page.read().decode())
 
     def send(self, user: str, export: str, names: list[str], **more: Any) -> str:
         job_id = str(uuid.uuid4())
@@ -70,4 +76,5 @@ def prepare(world: World, *, files: int = 400) -> Scene:
     scene.console()
     world.finished(arn)
     world.ended(scene.failed)
+    world.until(lambda: {scene.good, scene.failed} <= set(scene.listed()), "the console lists both")
     return scene
