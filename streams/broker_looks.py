@@ -14,7 +14,7 @@ from export_service.verify.evidence import READERS, Bounds
 from streams.group_members import Group, Place, groups
 from streams.kafka_client import kafka_errors, unreachable
 from streams.offsets import bounds, committed, partitions
-from streams.onlooker import onlooker, record_times
+from streams.onlooker import RecordTimes, onlooker
 from streams.topics import short_names, topics
 
 _AGE_SECONDS = 1.0
@@ -29,8 +29,7 @@ class BrokerLooks:
         self._specs = short_names(topics(settings))
         self._names = {spec.name: short for short, spec in self._specs.items()}
         self._open = AsyncExitStack()
-        self._written: dict[Place, tuple[int, float]] = {}
-        """Offset of the next uncommitted record, and when it was written, in seconds since the epoch."""
+        self._written = RecordTimes()
 
     async def __aenter__(self) -> "BrokerLooks":
         self._admin, self._consumer = await self._open.enter_async_context(onlooker(self._settings))
@@ -59,16 +58,15 @@ class BrokerLooks:
 
     async def ages(self, bounds: Mapping[Place, Bounds]) -> dict[Place, float]:
         """Seconds since the next uncommitted record of a partition was written, where there is one."""
-        waiting = {place: each for place, each in bounds.items() if place.topic in READERS and each.lag}
-        self._written = {place: known for place, known in self._written.items() if place in waiting}
-        new = [place for place, each in waiting.items() if self._written.get(place, (-1, 0))[0] != each.done]
-        if new:
-            wanted = {TopicPartition(self._specs[place.topic].name, place.partition): place for place in new}
-            with kafka_errors(self._settings):
-                times = await record_times(self._consumer, {at: waiting[place].done for at, place in wanted.items()}, _AGE_SECONDS)
-            self._written |= {wanted[at]: (waiting[wanted[at]].done, written) for at, written in times.items()}
+        waiting = {
+            TopicPartition(self._specs[place.topic].name, place.partition): each.done
+            for place, each in bounds.items()
+            if place.topic in READERS and each.lag
+        }
+        with kafka_errors(self._settings):
+            found = await self._written.of(self._consumer, waiting, _AGE_SECONDS)
         now = time.time()
-        return {place: max(0.0, now - written) for place, (_, written) in self._written.items()}
+        return {Place(self._names[at.topic], at.partition): max(0.0, now - written) for at, (_, written) in found.items()}
 
     async def groups(self) -> list[Group]:
         """In flow order."""

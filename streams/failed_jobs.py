@@ -4,14 +4,12 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from pydantic import ValidationError
 
 from agents.file_list import FileLists, Whole
-from connectors.aws import Clients
-from connectors.dynamodb import DynamoTable
+from connectors import dynamodb
 from connectors.sources import Sources
 from export_service.failures import ExportError, PlanError
 from export_service.instants import EVER
@@ -36,8 +34,7 @@ _MOST_BYTES = 4 * 1024 * 1024
 async def select(settings: Settings, since: datetime | None, user: str | None) -> list[str]:
     """Jobs whose last attempt has failed, from the table. Raises Unavailable."""
     since = since or EVER
-    async with Clients(settings.aws).open("dynamodb") as client:
-        table = _table(settings, client)
+    async with dynamodb.opened(settings) as table:
         found: list[JobSnapshot] = []
         if user is not None:
             found = [snapshot for snapshot in await table.of_user(user, since) if snapshot.status in FAILED]
@@ -78,8 +75,7 @@ async def checked(settings: Settings, job: FailedJob, changes: Changes) -> None:
     if changes.files is None:
         return
     assert job.request is not None and job.state is not None
-    async with Clients(settings.aws).open("dynamodb") as client:
-        table = _table(settings, client)
+    async with dynamodb.opened(settings) as table:
         new = again(job.request, job.state.attempt + 1, datetime.now(UTC), await table.seal_key(job.job_id), changes)
         if len(new.to_bytes()) > _MOST_BYTES:
             raise ExportError(f"--manifest: is more than {_MOST_BYTES} bytes of a record; put it somewhere, and give its URL")
@@ -103,7 +99,7 @@ async def run_again(settings: Settings, jobs: Sequence[FailedJob], changes: Chan
     await operations.ready(settings)
     async with AsyncExitStack() as stack:
         publisher = await stack.enter_async_context(KafkaPublisher(settings))
-        table = _table(settings, await stack.enter_async_context(Clients(settings.aws).open("dynamodb")))
+        table = await stack.enter_async_context(dynamodb.opened(settings))
         for job in jobs:
             assert job.request is not None and job.state is not None
             action = operations.begun("redrive-job", job.job_id, why=why)
@@ -124,13 +120,8 @@ async def run_again(settings: Settings, jobs: Sequence[FailedJob], changes: Chan
     return begun
 
 
-def _table(settings: Settings, client: Any) -> DynamoTable:
-    return DynamoTable(client, settings.table.name, timedelta(days=settings.table.ttl_days))
-
-
 async def _attempts(settings: Settings, job_ids: Collection[str]) -> dict[str, list[tuple[int, datetime]]]:
-    async with Clients(settings.aws).open("dynamodb") as client:
-        table = _table(settings, client)
+    async with dynamodb.opened(settings) as table:
         return {job_id: await table.asked(job_id) for job_id in job_ids}
 
 

@@ -24,7 +24,7 @@ from export_service.samples import Sample
 from export_service.settings import Settings
 from streams.ack_window import Place
 from streams.offsets import bounds, committed, partitions
-from streams.onlooker import onlooker, record_times
+from streams.onlooker import RecordTimes, onlooker
 from streams.topics import Topics, TopicSpec
 
 _FETCH_SECONDS = 5.0
@@ -68,8 +68,7 @@ class Lags:
         self._settings, self._groups, self._told, self._log = settings, groups(names_, roles), told, log
         self._prefix = settings.topics.prefix
         self.found: dict[tuple[str, TopicPartition], Lag] = {}
-        self._next: dict[tuple[str, TopicPartition], tuple[int, float]] = {}
-        """Committed offset, and the time of the record there."""
+        self._next = RecordTimes()
         self._looked: float | None = None
         self._began = time.monotonic()
 
@@ -118,7 +117,7 @@ class Lags:
 
     async def look(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer) -> None:
         found: dict[tuple[str, TopicPartition], Lag] = {}
-        wanted: dict[TopicPartition, tuple[str, int]] = {}
+        waiting: dict[TopicPartition, tuple[str, int]] = {}
         ends: dict[Place, int] = {}
         places = await partitions(admin, [topic.name for topic in self._groups.values()])
         for role, topic in self._groups.items():
@@ -126,17 +125,14 @@ class Lags:
             mine = await bounds(consumer, [place for place in places if place.topic == topic.name], done)
             for place, each in mine.items():
                 ends[Place(*place)] = each.end
-                at, known = None, self._next.get((role, place))
                 if each.lag:
-                    if known is not None and known[0] == each.done:
-                        at = known[1]
-                    else:
-                        wanted[place] = (role, each.done)
-                found[role, place] = Lag(each.lag, at, each.end, each.committed)
-        for place, at in (await record_times(consumer, {place: each[1] for place, each in wanted.items()}, _FETCH_SECONDS)).items():
-            role, offset = wanted[place]
-            self._next[role, place] = (offset, at)
-            found[role, place] = found[role, place]._replace(at=at)
+                    waiting[place] = role, each.done
+                found[role, place] = Lag(each.lag, None, each.end, each.committed)
+        offsets = {place: offset for place, (_, offset) in waiting.items()}
+        for place, (offset, at) in (await self._next.of(consumer, offsets, _FETCH_SECONDS)).items():
+            if offset == offsets[place]:
+                key = waiting[place][0], place
+                found[key] = found[key]._replace(at=at)
         self.found = found
         self._looked = time.monotonic()
         self._told(ends)

@@ -45,7 +45,25 @@ async def onlooker(
         yield admin, consumer
 
 
-async def record_times(
+class RecordTimes:
+    """When records at offsets were written, in seconds since the epoch. Each is asked for once, and a partition has one at a time."""
+
+    def __init__(self) -> None:
+        self._known: dict[TopicPartition, tuple[int, float]] = {}
+
+    async def of(
+        self, consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int], seconds: float
+    ) -> Mapping[TopicPartition, tuple[int, float]]:
+        """Offset and time. Of a partition whose record does not come within `seconds` those that were known before, if any are.
+        Raises KafkaError."""
+        self._known = {place: known for place, known in self._known.items() if place in offsets}
+        new = {place: offset for place, offset in offsets.items() if self._known.get(place, (-1, 0))[0] != offset}
+        for place, written in (await _record_times(consumer, new, seconds)).items():
+            self._known[place] = new[place], written
+        return self._known
+
+
+async def _record_times(
     consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int], seconds: float
 ) -> dict[TopicPartition, float]:
     """When the records at these offsets, or the first ones after them, were written, in seconds since the epoch.

@@ -63,14 +63,11 @@ async def explained(
 
 async def snapshot_of(settings: Settings, job_id: str) -> JobSnapshot | None:
     """The job's item, which says where to look. None where there is none, or no table."""
-    from datetime import timedelta
-
-    from connectors.aws import Clients
-    from connectors.dynamodb import DynamoTable
+    from connectors.dynamodb import opened
 
     try:
-        async with Clients(settings.aws).open("dynamodb") as client:
-            return await DynamoTable(client, settings.table.name, timedelta(days=settings.table.ttl_days)).get(job_id)
+        async with opened(settings) as table:
+            return await table.get(job_id)
     except Unavailable as error:
         raise ExportError(f"{error}; or leave the table out, with --no-table") from None
 

@@ -16,13 +16,10 @@ from export_service.instants import EVER
 from export_service.messages import JobSnapshot, JobStatus
 from export_service.pace import ended
 from export_service.settings import Settings, load
+from export_service.status_groups import GROUPS
 from export_service.words import MISSING, number, size, span
 
 Status = Literal["open", "unsuccessful", "PENDING", "RUNNING", "COMPLETED", "COMPLETED_WITH_FAILURES", "FAILED", "CANCELLED"]
-_GROUPS = {
-    "open": (JobStatus.PENDING, JobStatus.RUNNING),
-    "unsuccessful": (JobStatus.COMPLETED_WITH_FAILURES, JobStatus.FAILED, JobStatus.CANCELLED),
-}
 _COLUMNS = (
     Column("job"),
     Column("status"),
@@ -52,7 +49,7 @@ def jobs(
     Example: export-service jobs --status unsuccessful --since 1d
     """
     settings, begin = load(), moment("--since", since)
-    statuses = tuple(JobStatus) if status is None else _GROUPS.get(status) or (JobStatus(status),)
+    statuses = tuple(JobStatus) if status is None else GROUPS[status]
     found = _looks(settings, Wanted(statuses, user, begin or EVER, limit), every)
     asyncio.run(show(found, view, _Changes(), watch=watch, as_json=as_json))
 

@@ -147,7 +147,8 @@ class Console:
     async def _job(self, request: web.Request) -> web.Response:
         job_id = request.match_info["job"]
         await self._look_up(job_id)
-        live = self._live(f"/jobs/{quote(job_id, safe='')}")
+        target = f"/jobs/{quote(job_id, safe='')}"
+        live = self._live(target)
         if live is None:
             raise web.HTTPNotFound
         grid = history = None
@@ -158,7 +159,7 @@ class Console:
             "page.html",
             title=f"Job {job_id[:8]}",
             live=Markup(live),
-            target=f"/jobs/{quote(job_id, safe='')}",
+            target=target,
             after="job_after.html",
             job_id=job_id,
             actions=JOB_ACTIONS,
@@ -190,7 +191,8 @@ class Console:
         from streams.browsing import browse
 
         name = request.match_info["topic"]
-        live = self._live(f"/topics/{name}")
+        target = f"/topics/{name}"
+        live = self._live(target)
         if live is None:
             raise web.HTTPNotFound(text=f"Topic {name} is not there.")
         query = {each: request.query.get(each, "").strip() for each in ("job", "partition", "offset")}
@@ -212,7 +214,7 @@ class Console:
             "page.html",
             title=f"Topic {name}",
             live=Markup(live),
-            target=f"/topics/{name}",
+            target=target,
             after="topic_after.html",
             name=name,
             query=query,

@@ -5,14 +5,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from export_service.messages import JobSnapshot, JobStatus
+from export_service.messages import JobSnapshot
+from export_service.status_groups import GROUPS
 
 PAGE = 50
-GROUPS = {
-    "open": (JobStatus.PENDING, JobStatus.RUNNING),
-    "unsuccessful": (JobStatus.COMPLETED_WITH_FAILURES, JobStatus.FAILED, JobStatus.CANCELLED),
-} | {status.value: (status,) for status in JobStatus}
-"""What one may filter by -> statuses."""
 
 
 class Wanted(NamedTuple):

@@ -11,8 +11,9 @@ from export_service import __version__, words
 from export_service.console import pictures
 from export_service.console.filters import FILTERS
 from export_service.console.now import FLOW, Now
-from export_service.console.seen_jobs import GROUPS, SeenJobs, Wanted
+from export_service.console.seen_jobs import SeenJobs, Wanted
 from export_service.redaction import without_secrets
+from export_service.status_groups import GROUPS
 from streams.group_members import Place
 
 Query = Mapping[str, str]
